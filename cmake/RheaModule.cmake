@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+# One static library per module, one test binary per module, one binary per fuzz target.
+
+# rhea_module(<name> [SOURCES ...] [DEPS <rhea module or library> ...] [GENERAL_REGS_ONLY ...])
+# Headers of a module are included by full path from src/. Sources listed under GENERAL_REGS_ONLY
+# are compiled so that they never touch the vector registers (they run with the guest's in place).
+function(rhea_module name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPS;GENERAL_REGS_ONLY" ${ARGN})
+  if(ARG_SOURCES OR ARG_GENERAL_REGS_ONLY)
+    add_library(rhea_${name} STATIC ${ARG_SOURCES} ${ARG_GENERAL_REGS_ONLY})
+    set(scope PUBLIC)
+  else()
+    add_library(rhea_${name} INTERFACE)
+    set(scope INTERFACE)
+  endif()
+  target_include_directories(rhea_${name} ${scope} ${PROJECT_SOURCE_DIR}/src)
+  if(ARG_GENERAL_REGS_ONLY)
+    set_source_files_properties(${ARG_GENERAL_REGS_ONLY} PROPERTIES COMPILE_OPTIONS "-mgeneral-regs-only")
+  endif()
+  foreach(dep IN LISTS ARG_DEPS)
+    target_link_libraries(rhea_${name} ${scope} ${dep})
+  endforeach()
+  target_link_libraries(rhea_${name} ${scope} rhea_options)
+endfunction()
+
+# rhea_test(<name> SOURCES ... DEPS ...): a GoogleTest binary <name>_test, registered with CTest.
+function(rhea_test name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPS" ${ARGN})
+  if(NOT BUILD_TESTING)
+    return()
+  endif()
+  add_executable(${name}_test ${ARG_SOURCES})
+  target_link_libraries(${name}_test PRIVATE ${ARG_DEPS} rhea_options GTest::gtest GTest::gmock GTest::gtest_main)
+  target_include_directories(${name}_test PRIVATE ${PROJECT_SOURCE_DIR}/src)
+  add_test(NAME ${name} COMMAND ${name}_test)
+endfunction()
+
+# rhea_fuzz(<name> SOURCES ... DEPS ...): a libFuzzer binary <name>_fuzz (only with -DRHEA_FUZZ=ON and clang).
+function(rhea_fuzz name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPS" ${ARGN})
+  if(NOT RHEA_FUZZ)
+    return()
+  endif()
+  add_executable(${name}_fuzz ${ARG_SOURCES})
+  target_link_libraries(${name}_fuzz PRIVATE ${ARG_DEPS} rhea_options)
+  target_include_directories(${name}_fuzz PRIVATE ${PROJECT_SOURCE_DIR}/src)
+  target_link_options(${name}_fuzz PRIVATE -fsanitize=fuzzer)
+endfunction()

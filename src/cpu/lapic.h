@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+// The software local APIC: xAPIC registers, x2APIC MSRs, LVT, timer with TSC deadline. [SDM-3A 11]
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+
+#include "io/address_space.h"
+#include "io/clock.h"
+#include "io/device.h"
+#include "io/irq.h"
+#include "platform/x86/lapic_state.h"
+
+namespace rhea::cpu {
+
+// What an LAPIC asks of the world outside.
+class LapicBus {
+ public:
+  virtual ~LapicBus() = default;
+  // An IPI written to the ICR, to be delivered to the destination LAPICs.
+  virtual void send_ipi(unsigned source, uint64_t icr) = 0;
+  virtual void broadcast_eoi(uint8_t vector) = 0;
+};
+
+// Pending work found by the vCPU between instructions.
+enum class LapicEvent : uint8_t { kNone, kInterrupt, kExtInt, kNmi, kSmi, kInit, kSipi };
+
+class Lapic final : public io::Device, public io::IoHandler {
+ public:
+  struct Options {
+    unsigned id = 0;
+    bool bootstrap = true;
+    bool x2apic_supported = true;
+  };
+  Lapic(const Options& options, io::Clock& clock, LapicBus& bus);
+  ~Lapic() override;
+
+  // io::Device
+  std::string_view name() const override { return "lapic"; }
+  void reset() override;
+  void save_state(state::StateWriter& writer) const override;
+  Status load_state(state::StateReader& reader) override;
+
+  // xAPIC MMIO page. Called on vCPU threads.
+  uint64_t io_read(uint64_t offset, unsigned size_bytes) override;
+  void io_write(uint64_t offset, uint64_t value, unsigned size_bytes) override;
+
+  // MSRs: IA32_APIC_BASE, 0x800-0x8ff in x2APIC mode, IA32_TSC_DEADLINE. False: the access must raise #GP.
+  bool read_msr(uint32_t index, uint64_t& value);
+  bool write_msr(uint32_t index, uint64_t value);
+  uint64_t apic_base() const;          // IA32_APIC_BASE
+  bool enabled() const;                // globally and by the spurious vector register
+
+  // CR8 = TPR[7:4].
+  uint8_t cr8() const;
+  void set_cr8(uint8_t value);
+
+  // Called with IA32_TSC_ADJUST whenever it changes: TSC deadlines are in guest TSC.
+  void set_tsc_adjust(uint64_t value);
+
+  // --- any thread ---
+  // Sets a request bit (edge or level) or passes NMI/INIT/SIPI/ExtINT on, then kicks the vCPU.
+  void deliver(uint8_t delivery_mode, uint8_t vector, bool level_triggered);
+  bool matches(uint32_t destination, bool logical) const;
+  void set_ext_int(bool level);        // INTR pin, gated by LVT LINT0
+  void set_kick(std::function<void()> kick);
+
+  // --- vCPU thread ---
+  // Anything deliverable now at this priority? kInterrupt only if above the processor priority.
+  LapicEvent pending() const;
+  uint8_t acknowledge_interrupt();     // moves the highest IRR bit to ISR; a spurious vector if none
+  bool take_nmi();
+  bool take_init();
+  std::optional<uint8_t> take_sipi();
+
+ private:
+  void update_timer();
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace rhea::cpu

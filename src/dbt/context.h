@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+// The per-vCPU context of the translator: everything translated code reaches through the gs register.
+//
+// Inside the code cache pinned guest registers, arithmetic flags, x87, vector registers and MXCSR are in
+// the host's own; at every call of a C++ function they are in the context: GPRs in state.gpr, arithmetic
+// flags in arith_flags, vector state still in the host registers (general-register-only functions) or in
+// state.xsave (the others; see runtime/thunks).
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+
+#include "cpu/cpu_state.h"
+#include "io/address_space.h"
+#include "io/clock.h"
+#include "memory/guest_memory.h"
+
+namespace rhea::cpu {
+class CpuModel;
+class Lapic;
+}  // namespace rhea::cpu
+
+namespace rhea::dbt {
+
+class Runtime;
+
+// MMU modes: each has its own data TLB arrays.
+enum class MmuIndex : uint8_t {
+  kUser = 0,         // CPL 3
+  kSupervisor = 1,   // CPL 0-2, user pages refused where SMAP is on
+  kSupervisorAc = 2, // CPL 0-2 with EFLAGS.AC set or SMAP off
+};
+inline constexpr unsigned kMmuModes = 3;
+inline constexpr unsigned kTlbEntries = 65536;        // direct-mapped by bits 12-27 of the address
+inline constexpr unsigned kJumpCacheEntries = 65536;  // direct-mapped by bits 0-15 of RIP
+inline constexpr unsigned kJumpCacheSlots = 6;
+
+// Tags are negated so that translated code can compare without touching the flags; an unused entry holds
+// kInvalidTag, which no page-aligned address negates to.
+inline constexpr uint64_t kInvalidTag = 0x800;
+
+struct DataTlb {
+  std::array<uint64_t, kTlbEntries> read_tag;   // -(virtual page address)
+  std::array<uint64_t, kTlbEntries> write_tag;
+  std::array<uint64_t, kTlbEntries> addend;     // host page address - virtual page address
+};
+struct CodeTlb {
+  std::array<uint64_t, kTlbEntries> tag;        // -(virtual page address + user bit)
+  std::array<uint64_t, kTlbEntries> page;       // -(guest-physical page address)
+};
+struct JumpCache {
+  std::array<uint64_t, kJumpCacheEntries> tag;  // -RIP
+  std::array<uint64_t, kJumpCacheEntries> target;  // host address of the indirect entry
+};
+
+struct alignas(4096) Context {
+  cpu::CpuState state;
+
+  // Hot words of translated code.
+  uint64_t code_base = 0;         // IP of the start of the guest page being executed
+  uint32_t exit_request = 0;      // polled at back-edges and indirect branches (atomic access)
+  uint32_t irq_pending = 0;       // something may be deliverable once IF allows (atomic access)
+  uint32_t arith_flags = 0;       // bits 8-15: LAHF's AH image; bit 0: OF
+  uint8_t interrupt_flag = 0;     // RFLAGS.IF
+  uint8_t direction_flag = 0;     // RFLAGS.DF
+  uint64_t page_mask = ~uint64_t{0xfff};
+  uint64_t scratch[8] = {};       // spill space inside one instruction
+  uint64_t tsc_offset = 0;        // guest TSC = host TSC + this
+  int64_t instructions_left = 0;  // deterministic clock: budget, counted down per block
+  uint16_t fpu_fop = 0;           // last x87 instruction: opcode, IP and data address as the guest sees them
+  uint64_t fpu_fip = 0, fpu_fdp = 0;
+  alignas(64) std::array<std::byte, 128> bounce{};  // for accesses that no single host page serves
+
+  // Wiring.
+  memory::GuestMemory* memory = nullptr;
+  io::AddressSpace* physical = nullptr;
+  io::AddressSpace* ports = nullptr;
+  io::Clock* clock = nullptr;
+  const cpu::CpuModel* cpu_model = nullptr;
+  cpu::Lapic* lapic = nullptr;
+  Runtime* runtime = nullptr;
+
+  // --- registers as C++ code sees them between instructions ---
+  uint64_t rflags() const {
+    return (state.rflags & ~(cpu::rflags::kArithmetic | cpu::rflags::kIf | cpu::rflags::kDf)) | cpu::rflags::kFixed1 |
+           ((arith_flags >> 8) & 0xd5) | ((arith_flags & 1) ? cpu::rflags::kOf : 0) |
+           (interrupt_flag ? cpu::rflags::kIf : 0) | (direction_flag ? cpu::rflags::kDf : 0);
+  }
+  void set_rflags(uint64_t value) {
+    state.rflags = value;
+    arith_flags = static_cast<uint32_t>(((value & 0xd5) << 8) | ((value & cpu::rflags::kOf) ? 1 : 0));
+    interrupt_flag = (value & cpu::rflags::kIf) != 0;
+    direction_flag = (value & cpu::rflags::kDf) != 0;
+  }
+  uint64_t& gpr(unsigned index) { return state.gpr[index]; }
+
+  // --- large arrays last ---
+  std::array<DataTlb, kMmuModes> data_tlb;
+  CodeTlb code_tlb;
+  std::array<JumpCache, kJumpCacheSlots> jump_cache;
+};
+
+}  // namespace rhea::dbt

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+// Guest RAM: memfd blocks at stable host addresses, one metadata word per page, write observers.
+//
+// Every write to guest RAM that is not a guest CPU store (device DMA, loader, restore) goes through
+// write() / mark_written() here, so that whoever watches pages (translated code, dirty logs) learns of
+// it before the write's completion is visible to the guest.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "memory/guest_phys_addr.h"
+
+namespace rhea::memory {
+
+// Bits of a page's metadata word (GuestMemory::page_meta).
+inline constexpr uint32_t kPageHasCode = 1u << 0;      // a translator holds blocks made from this page
+inline constexpr uint32_t kPageDirtyTracked = 1u << 1; // a dirty log wants to hear of the next write
+
+// Told of writes to pages whose metadata word is non-zero. Called on the writing thread.
+class WriteObserver {
+ public:
+  virtual ~WriteObserver() = default;
+  virtual void on_write(GuestPhysAddr start, uint64_t length_bytes) = 0;
+};
+
+// One contiguous piece of guest RAM. `host` is stable for the life of the GuestMemory.
+struct RamRegion {
+  GuestPhysAddr start;
+  uint64_t size_bytes = 0;
+  std::byte* host = nullptr;
+};
+
+class GuestMemory {
+ public:
+  struct Options {
+    std::string name = "rhea-ram";
+  };
+
+  // `regions`: (start, size) pairs, page-aligned, ascending, disjoint. One memfd backs them all.
+  // Errors: kInvalidArgument for a bad layout, kExhausted if the host cannot map it.
+  struct Extent {
+    GuestPhysAddr start;
+    uint64_t size_bytes;
+  };
+  static Result<std::unique_ptr<GuestMemory>> create(std::span<const Extent> extents, const Options& options);
+  ~GuestMemory();
+  GuestMemory(const GuestMemory&) = delete;
+  GuestMemory& operator=(const GuestMemory&) = delete;
+
+  std::span<const RamRegion> regions() const { return regions_; }
+  uint64_t total_bytes() const { return total_bytes_; }
+  int fd() const { return fd_; }
+
+  // Host pointer to [start, start+length), or nullptr unless all of it is RAM in one region. Any thread.
+  std::byte* host_pointer(GuestPhysAddr start, uint64_t length_bytes) const;
+
+  // Copies from / to RAM; false (and nothing copied) unless the whole range is RAM. write() marks.
+  bool read(GuestPhysAddr start, std::span<std::byte> out) const;
+  bool write(GuestPhysAddr start, std::span<const std::byte> data);
+
+  // Announces that [start, start+length) was or is about to be made visible as written. Any thread.
+  void mark_written(GuestPhysAddr start, uint64_t length_bytes);
+
+  // The metadata word of the page holding `address`; address must be RAM.
+  std::atomic<uint32_t>& page_meta(GuestPhysAddr address);
+
+  // Observers outlive their registration; add/remove from any thread, not from on_write.
+  void add_observer(WriteObserver* observer);
+  void remove_observer(WriteObserver* observer);
+
+ private:
+  GuestMemory() = default;
+  const RamRegion* find(GuestPhysAddr address) const;
+
+  std::vector<RamRegion> regions_;
+  std::vector<uint64_t> first_page_index_;  // index into page_meta_ of each region's first page
+  std::unique_ptr<std::atomic<uint32_t>[]> page_meta_;
+  uint64_t total_bytes_ = 0;
+  int fd_ = -1;
+  std::byte* mapping_ = nullptr;
+  uint64_t mapping_bytes_ = 0;
+  std::mutex observers_mutex_;
+  std::vector<WriteObserver*> observers_;
+};
+
+}  // namespace rhea::memory
