@@ -30,13 +30,18 @@ enum class OperandKind : uint8_t {
 
 enum class OperandAccess : uint8_t { kNone = 0, kRead = 1, kWrite = 2, kReadWrite = 3, kAddressOnly = 4 };
 
+// Which part of the encoding names an operand: what the translator rewrites when it maps registers.
+// Memory operands of ModRM have kModrmRm; VSIB index registers have no operand of their own.
+enum class OperandSource : uint8_t { kImplicit, kModrmReg, kModrmRm, kVexVvvv, kOpcodeReg, kImmediate, kIs4, kMoffs };
+
 struct Operand {
   OperandKind kind = OperandKind::kNone;
   OperandAccess access = OperandAccess::kNone;
   uint8_t reg = 0;
   bool high_byte = false;
   uint16_t size_bytes = 0;  // of the data; 0 where the instruction has no fixed size (XSAVE, FXSAVE have theirs)
-  bool implicit = false;    // not encoded in ModRM, VEX.vvvv, opcode register bits or immediate
+  OperandSource source = OperandSource::kImplicit;
+  bool implicit = false;    // source == kImplicit: not encoded in ModRM, VEX.vvvv, opcode register bits or immediate
 };
 
 inline constexpr uint8_t kNoRegister = 0xff;
