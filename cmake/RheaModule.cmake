@@ -23,9 +23,10 @@ function(rhea_module name)
   target_link_libraries(rhea_${name} ${scope} rhea_options)
 endfunction()
 
-# rhea_test(<name> SOURCES ... DEPS ...): a GoogleTest binary <name>_test, registered with CTest.
+# rhea_test(<name> SOURCES ... DEPS ... [TIMEOUT seconds]): a GoogleTest binary <name>_test, registered with CTest
+# under the label "unit"; tools/run_tests.py counts its test cases.
 function(rhea_test name)
-  cmake_parse_arguments(ARG "" "" "SOURCES;DEPS" ${ARGN})
+  cmake_parse_arguments(ARG "" "TIMEOUT" "SOURCES;DEPS" ${ARGN})
   if(NOT BUILD_TESTING)
     return()
   endif()
@@ -33,6 +34,28 @@ function(rhea_test name)
   target_link_libraries(${name}_test PRIVATE ${ARG_DEPS} rhea_options GTest::gtest GTest::gmock GTest::gtest_main)
   target_include_directories(${name}_test PRIVATE ${PROJECT_SOURCE_DIR}/src)
   add_test(NAME ${name} COMMAND ${name}_test)
+  set_tests_properties(${name} PROPERTIES LABELS unit)
+  if(ARG_TIMEOUT)
+    set_tests_properties(${name} PROPERTIES TIMEOUT ${ARG_TIMEOUT})
+  endif()
+endfunction()
+
+# rhea_suite(<name> COMMAND ... [TIMEOUT seconds] [EXCLUSIVE]): anything whose last line of output is
+# "N passed, N failed, N skipped", registered with CTest under the label "suite". EXCLUSIVE keeps the machine
+# to itself while it runs (timing tests, several VMs at once).
+function(rhea_suite name)
+  cmake_parse_arguments(ARG "EXCLUSIVE" "TIMEOUT" "COMMAND" ${ARGN})
+  if(NOT BUILD_TESTING)
+    return()
+  endif()
+  add_test(NAME ${name} COMMAND ${ARG_COMMAND} WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
+  set_tests_properties(${name} PROPERTIES LABELS suite)
+  if(ARG_TIMEOUT)
+    set_tests_properties(${name} PROPERTIES TIMEOUT ${ARG_TIMEOUT})
+  endif()
+  if(ARG_EXCLUSIVE)
+    set_tests_properties(${name} PROPERTIES RUN_SERIAL TRUE)
+  endif()
 endfunction()
 
 # rhea_fuzz(<name> SOURCES ... DEPS ...): a libFuzzer binary <name>_fuzz (only with -DRHEA_FUZZ=ON and clang).
