@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+// System control port A (0x92): fast A20 (kept, without effect) and fast reset.
+// Spec: [ICH9 13.7.2]. Threads: any; own lock.
+#pragma once
+
+#include <functional>
+#include <mutex>
+
+#include "io/address_space.h"
+#include "io/device.h"
+
+namespace rhea::devices {
+
+class Port92 final : public io::Device, public io::IoHandler {
+ public:
+  static constexpr uint16_t kPort = 0x92;
+  struct Context {
+    std::function<void()> request_reset;  // vCPU thread, outside the lock
+  };
+  explicit Port92(Context context);
+
+  void map_into(io::AddressSpace& ports);
+
+  std::string_view name() const override { return "port92"; }
+  void reset() override;
+  void save_state(state::StateWriter& writer) const override;
+  Status load_state(state::StateReader& reader) override;
+  uint64_t io_read(uint64_t offset, unsigned size_bytes) override;
+  void io_write(uint64_t offset, uint64_t value, unsigned size_bytes) override;
+
+ private:
+  mutable std::mutex mutex_;
+  std::function<void()> request_reset_;
+  uint8_t value_ = 0;
+};
+
+}  // namespace rhea::devices

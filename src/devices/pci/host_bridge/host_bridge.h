@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+// The host bridge 8086:29c0 at 00:00.0: configuration mechanism #1 (ports 0xcf8/0xcfc) and the ECAM window.
+// Spec: [Q35 5], [PCI-3.0 3.2.2.3.2], [PCIe-4.0 7.2.2]. Not implemented: PAM, SMRAM and TOLUD effects (there is no
+// firmware to shadow; their registers do not exist). Threads: vCPU threads; the bus's lock.
+#pragma once
+
+#include <mutex>
+
+#include "devices/pci/host_bridge/host_bridge_regs.h"
+#include "devices/pci/pci_bus.h"
+#include "devices/pci/pci_function.h"
+
+namespace rhea::devices {
+
+class HostBridge final : public PciFunction {
+ public:
+  struct Options {
+    uint64_t ecam_base = host_bridge_regs::kDefaultEcamBase;  // 256 MiB-aligned; where reset leaves PCIEXBAR, enabled
+  };
+  struct Context {
+    PciBus& bus;
+    io::IoHandler* reset_register = nullptr;  // byte accesses of port 0xcf9; see ResetRegister
+  };
+  HostBridge(const Options& options, const Context& context);
+  ~HostBridge() override;
+
+  // Maps 0xcf8-0xcff and the ECAM window into the bus's address spaces and puts itself at 00:00.0.
+  Status install();
+
+  void reset() override;
+  void save_state(state::StateWriter& writer) const override;
+  Status load_state(state::StateReader& reader) override;
+
+ protected:
+  void on_config_written(uint16_t offset, unsigned size_bytes) override;
+
+ private:
+  class ConfigPorts final : public io::IoHandler {
+   public:
+    explicit ConfigPorts(HostBridge& bridge) : bridge_(bridge) {}
+    uint64_t io_read(uint64_t port, unsigned size_bytes) override;
+    void io_write(uint64_t port, uint64_t value, unsigned size_bytes) override;
+
+   private:
+    HostBridge& bridge_;
+  };
+  class Ecam final : public io::IoHandler {
+   public:
+    explicit Ecam(HostBridge& bridge) : bridge_(bridge) {}
+    uint64_t io_read(uint64_t offset, unsigned size_bytes) override;
+    void io_write(uint64_t offset, uint64_t value, unsigned size_bytes) override;
+
+   private:
+    HostBridge& bridge_;
+  };
+  void update_ecam();
+
+  Options options_;
+  PciBus& bus_;
+  io::IoHandler* reset_register_;
+  ConfigPorts config_ports_{*this};
+  Ecam ecam_{*this};
+  mutable std::mutex address_mutex_;
+  uint32_t config_address_ = 0;
+  bool installed_ = false;
+  io::AddressSpace::MappingId ports_mapping_ = 0;
+  bool ecam_mapped_ = false;
+  uint64_t ecam_address_ = 0, ecam_bytes_ = 0;
+  io::AddressSpace::MappingId ecam_mapping_ = 0;
+};
+
+}  // namespace rhea::devices

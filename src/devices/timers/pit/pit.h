@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+// The 8254 programmable interval timer with port 0x61. Channel 0 drives IRQ 0, channel 2 the speaker.
+// Spec: [8254], [ICH9 13.7.1]. Not implemented: sound. Threads: any; own lock.
+#pragma once
+
+#include <memory>
+#include <mutex>
+
+#include "io/address_space.h"
+#include "io/clock.h"
+#include "io/device.h"
+#include "io/irq.h"
+#include "platform/x86/pit_state.h"
+
+namespace rhea::devices {
+
+class Pit final : public io::Device, public io::IoHandler {
+ public:
+  struct Context {
+    io::Clock& clock;
+    io::IrqLine irq;  // ISA IRQ 0
+  };
+  explicit Pit(const Context& context);
+  ~Pit() override;
+
+  void map_into(io::AddressSpace& ports);  // 0x40-0x43, 0x61
+
+  std::string_view name() const override { return "pit"; }
+  void reset() override;
+  void save_state(state::StateWriter& writer) const override;
+  Status load_state(state::StateReader& reader) override;
+
+  // Offsets are port numbers.
+  uint64_t io_read(uint64_t port, unsigned size_bytes) override;
+  void io_write(uint64_t port, uint64_t value, unsigned size_bytes) override;
+
+  platform::PitState state() const;
+  void set_state(const platform::PitState& state);
+
+ private:
+  uint8_t read_byte(uint16_t port);
+  void write_byte(uint16_t port, uint8_t value);
+  void write_control(uint8_t value);
+  void write_count(unsigned index, uint8_t value);
+  uint8_t read_count(unsigned index);
+  void set_gate(unsigned index, bool gate);
+  void load_locked(unsigned index, uint32_t count, uint64_t now_tick);
+  void latch_status(unsigned index);
+  uint64_t now_tick() const;
+  void update_irq();
+  void on_timer();
+
+  io::Clock& clock_;
+  mutable std::mutex mutex_;
+  io::IrqLine irq_;
+  platform::PitState state_;
+  std::unique_ptr<io::Timer> timer_;
+};
+
+}  // namespace rhea::devices
