@@ -1,7 +1,8 @@
 #!/bin/busybox sh
 # SPDX-License-Identifier: Apache-2.0
 # /init of Rhea's small initramfs: the kernel's file systems, a word of welcome, a shell with job control.
-# rhea.run=PATH on the kernel command line runs that program instead, prints its status and powers off.
+# On the kernel command line: rhea.run=PATH runs that program instead, prints its status and powers off;
+# rhea.settle=SECONDS waits before that, so that the kernel's timer watchdogs get their say.
 /bin/busybox mkdir -p /proc /sys /dev /tmp /root /bin /sbin /usr/bin /usr/sbin
 /bin/busybox mount -t proc proc /proc
 /bin/busybox mount -t sysfs sysfs /sys
@@ -15,8 +16,12 @@ hostname rhea
 ip link set lo up 2>/dev/null
 
 run=
+settle=
 for word in $(cat /proc/cmdline); do
-  case "$word" in rhea.run=*) run=${word#rhea.run=} ;; esac
+  case "$word" in
+    rhea.run=*) run=${word#rhea.run=} ;;
+    rhea.settle=*) settle=${word#rhea.settle=} ;;
+  esac
 done
 
 # The line that boot tests wait for: the kernel came up and user space runs.
@@ -25,6 +30,7 @@ echo "rhea-init: reached after $(cut -d' ' -f1 /proc/uptime) s, Linux $(uname -r
 if [ -n "$run" ]; then
   "$run"
   echo "rhea-init: $run ended with status $?"
+  [ -z "$settle" ] || sleep "$settle"
   sync
   poweroff -f
 fi
