@@ -274,19 +274,5 @@ TEST(CpuModel, RealHostGivesMax) {
   }
 }
 
-TEST(CpuState, PowerOn) {
-  CpuState state;
-  state.gpr[kRax] = 5;
-  reset_to_power_on(state);
-  EXPECT_EQ(state.gpr[kRax], 0u);
-  EXPECT_EQ(state.segment[kCs].base + state.rip, 0xfffffff0u);
-  EXPECT_EQ(state.rflags, rflags::kFixed1);
-  EXPECT_EQ(state.cr0, 0x60000010u);
-  EXPECT_EQ(state.dr[6], 0xffff0ff0u);
-  EXPECT_FALSE(state.protected_mode());
-  EXPECT_EQ(state.cpl(), 0u);
-  EXPECT_EQ(static_cast<uint8_t>(state.xsave[0]), 0x40);
-}
-
 }  // namespace
 }  // namespace rhea::cpu

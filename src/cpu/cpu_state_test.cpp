@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+// The power-on state, and CpuState through a state file and back.
+#include "cpu/cpu_state.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "cpu/cpu_state_section.h"
+#include "state/state_reader.h"
+#include "state/state_writer.h"
+
+namespace rhea::cpu {
+namespace {
+
+using ::testing::HasSubstr;
+
+CpuModel model(const char* name = "max") { return CpuModel::create({.name = name}).value(); }
+
+std::vector<std::byte> saved(const CpuState& state) {
+  state::StateWriter writer;
+  save(writer, state);
+  return std::move(writer).finish();
+}
+
+Status loaded(const CpuState& from, CpuState& to) {
+  std::vector<std::byte> file = saved(from);
+  auto reader = state::StateReader::open(file);
+  if (!reader) return std::unexpected(reader.error());
+  return load(*reader, model(), to);
+}
+
+TEST(CpuState, PowerOn) {
+  CpuState state;
+  state.gpr[kRax] = 5;
+  reset_to_power_on(state);
+  EXPECT_EQ(state.gpr[kRax], 0u);
+  EXPECT_EQ(state.segment[kCs].base + state.rip, 0xfffffff0u);
+  EXPECT_EQ(state.rflags, rflags::kFixed1);
+  EXPECT_EQ(state.cr0, 0x60000010u);
+  EXPECT_EQ(state.dr[6], 0xffff0ff0u);
+  EXPECT_FALSE(state.protected_mode());
+  EXPECT_EQ(state.cpl(), 0u);
+  EXPECT_EQ(static_cast<uint8_t>(state.xsave[0]), 0x40);
+}
+
+TEST(CpuStateSection, RoundTrip) {
+  CpuState before, after;
+  reset_to_power_on(before);
+  for (unsigned i = 0; i < 16; ++i) before.gpr[i] = 0x0123456789abcdef * (i + 1);
+  before.segment[kFs].base = 0xffff888000000000;
+  before.star = 0x23001000000000;
+  before.mtrr_fixed[10] = 6;
+  before.kvm_poll_control = 0;
+  before.nmi_blocked = true;
+  before.halted = true;
+  before.xsave[160] = std::byte{0x5a};
+  Status status = loaded(before, after);
+  ASSERT_TRUE(status) << status.error().to_string();
+  EXPECT_EQ(after.gpr, before.gpr);
+  EXPECT_EQ(after.segment, before.segment);
+  EXPECT_EQ(after.xsave, before.xsave);
+  EXPECT_EQ(after.mtrr_fixed, before.mtrr_fixed);
+  EXPECT_TRUE(after.nmi_blocked && after.halted && !after.sti_shadow);
+  EXPECT_EQ(saved(after), saved(before));
+}
+
+TEST(CpuStateSection, EveryRegisterIsSaved) {
+  constexpr uint64_t CpuState::*kRegisters[] = {
+      &CpuState::cr2, &CpuState::star, &CpuState::lstar, &CpuState::cstar, &CpuState::sfmask, &CpuState::kernel_gs_base,
+      &CpuState::sysenter_cs, &CpuState::sysenter_esp, &CpuState::sysenter_eip, &CpuState::tsc_adjust, &CpuState::tsc_aux,
+      &CpuState::pat, &CpuState::misc_enable, &CpuState::spec_ctrl, &CpuState::xss, &CpuState::bios_sign_id,
+      &CpuState::mtrr_def_type, &CpuState::mcg_status, &CpuState::kvm_system_time, &CpuState::kvm_wall_clock,
+      &CpuState::kvm_async_pf, &CpuState::kvm_steal_time, &CpuState::kvm_pv_eoi, &CpuState::kvm_poll_control};
+  CpuState before, after;
+  reset_to_power_on(before);
+  uint64_t value = 0x100;
+  for (auto member : kRegisters) before.*member = ++value;
+  for (uint64_t& dr : before.dr) dr = ++value;
+  for (uint64_t& mtrr : before.mtrr_base) mtrr = ++value;
+  for (uint64_t& mtrr : before.mtrr_mask) mtrr = ++value;
+  before.gdtr = {.base = 24, .limit = 25};
+  before.idtr = {.base = 26, .limit = 27};
+  before.mov_ss_shadow = before.sti_shadow = before.nmi_pending = true;
+  ASSERT_TRUE(loaded(before, after));
+  for (auto member : kRegisters) EXPECT_EQ(after.*member, before.*member);
+  EXPECT_EQ(after.dr, before.dr);
+  EXPECT_EQ(after.mtrr_base, before.mtrr_base);
+  EXPECT_EQ(after.mtrr_mask, before.mtrr_mask);
+  EXPECT_EQ(after.gdtr, before.gdtr);
+  EXPECT_EQ(after.idtr, before.idtr);
+  EXPECT_TRUE(after.mov_ss_shadow && after.sti_shadow && after.nmi_pending);
+}
+
+TEST(CpuStateSection, ImpossibleStatesAreRefused) {
+  struct Case {
+    const char* what;
+    void (*spoil)(CpuState&);
+  };
+  const Case cases[] = {
+      {"CR0", [](CpuState& s) { s.cr0 |= 1ull << 40; }},
+      {"paging without protection", [](CpuState& s) { s.cr0 |= cr0::kPg; }},
+      {"CR4", [](CpuState& s) { s.cr4 |= cr4::kLa57; }},
+      {"EFER", [](CpuState& s) { s.efer |= 1ull << 12; }},
+      {"LMA", [](CpuState& s) { s.efer |= efer::kLma; }},
+      {"RFLAGS", [](CpuState& s) { s.rflags = 0; }},
+      {"CR3", [](CpuState& s) { s.cr3 = 1ull << 60; }},
+      {"XCR0", [](CpuState& s) { s.xcr0 = 0x1000; }},
+      {"XCR0", [](CpuState& s) { s.xcr0 = 5; }},
+      {"canonical", [](CpuState& s) { s.lstar = 1ull << 50; }},
+      {"canonical", [](CpuState& s) { s.segment[kGs].base = 1ull << 63; }},
+      {"MXCSR", [](CpuState& s) { s.xsave[26] = std::byte{1}; }},
+      {"XSTATE_BV", [](CpuState& s) { s.xsave[513] = std::byte{2}; }},
+      {"header", [](CpuState& s) { s.xsave[527] = std::byte{0x80}; }},
+  };
+  for (const Case& test : cases) {
+    CpuState before, after;
+    reset_to_power_on(before);
+    test.spoil(before);
+    after.rip = 42;
+    Status status = loaded(before, after);
+    ASSERT_FALSE(status) << test.what;
+    EXPECT_THAT(status.error().to_string(), HasSubstr(test.what));
+    EXPECT_EQ(after.rip, 42u);
+  }
+}
+
+TEST(CpuStateSection, OfferMustBeMet) {
+  state::StateWriter writer;
+  save_offer(writer, model("max"));
+  std::vector<std::byte> file = std::move(writer).finish();
+  auto reader = state::StateReader::open(file);
+  ASSERT_TRUE(reader);
+  EXPECT_TRUE(load_offer(*reader, model("max")));
+  Status refused = load_offer(*reader, model("x86-64-v2"));
+  ASSERT_FALSE(refused);
+  EXPECT_THAT(refused.error().message(), HasSubstr("lacks"));
+}
+
+}  // namespace
+}  // namespace rhea::cpu
