@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+// Chooses the boot protocol for a kernel file.
+#include "machine/boot/loader.h"
+
+#include <fmt/format.h>
+
+#include "machine/boot/byte_view.h"
+#include "machine/boot/bzimage.h"
+#include "machine/boot/decompress.h"
+#include "machine/boot/elf.h"
+#include "machine/boot/multiboot.h"
+#include "machine/boot/pvh.h"
+
+namespace rhea::machine {
+namespace {
+
+// Says what a file is that is no kernel, where a few bytes tell.
+std::string describe_stranger(std::span<const std::byte> file) {
+  ByteView view(file);
+  if (file.empty()) return "the file is empty";
+  if (Compression packed = detect_compression(file); packed != Compression::kNone)
+    return fmt::format("{}-compressed data; unpack it first", compression_name(packed));
+  if (view.u16(0) == 0x5a4d) return "a PE/EFI program without a Linux setup header";
+  if (view.u32(0) == 0x3730'3730 || view.u16(0) == 0x71c7) return "a cpio archive (an initial RAM disk?)";
+  if (view.u16(0) == 0x2123) return "a script";
+  if (view.u16(510) == 0xaa55) return "a boot sector or disk image";
+  return "no bzImage, ELF or Multiboot header in it";
+}
+
+Result<BootResult> load_elf(const BootRequest& request) {
+  ElfImage image = RHEA_TRY(parse_elf(request.kernel));
+  if (image.pvh_entry) return load_pvh(request, image);
+  if (!image.is_64bit) return fail(ErrorCode::kUnsupported, "a 32-bit ELF file with neither a Multiboot header nor a PVH note");
+  return load_vmlinux(request, image);
+}
+
+}  // namespace
+
+KernelKind detect_kernel(std::span<const std::byte> file) {
+  if (looks_like_bzimage(file)) return KernelKind::kBzImage;
+  if (find_multiboot_header(file)) return KernelKind::kMultiboot;
+  if (looks_like_elf(file)) return KernelKind::kElf;
+  return KernelKind::kUnknown;
+}
+
+Result<BootResult> load_kernel(const BootRequest& request) {
+  switch (detect_kernel(request.kernel)) {
+    case KernelKind::kBzImage: return load_bzimage(request);
+    case KernelKind::kMultiboot: return load_multiboot(request);
+    case KernelKind::kElf: return load_elf(request);
+    case KernelKind::kUnknown: break;
+  }
+  return fail(ErrorCode::kCorrupt, fmt::format("not a kernel: {}", describe_stranger(request.kernel)));
+}
+
+}  // namespace rhea::machine
