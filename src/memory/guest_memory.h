@@ -10,12 +10,13 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <mutex>
+#include <shared_mutex>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "base/error.h"
+#include "base/fd.h"
 #include "memory/guest_phys_addr.h"
 
 namespace rhea::memory {
@@ -24,7 +25,8 @@ namespace rhea::memory {
 inline constexpr uint32_t kPageHasCode = 1u << 0;      // a translator holds blocks made from this page
 inline constexpr uint32_t kPageDirtyTracked = 1u << 1; // a dirty log wants to hear of the next write
 
-// Told of writes to pages whose metadata word is non-zero. Called on the writing thread.
+// Told of writes to pages whose metadata word is non-zero. Called on the writing thread, possibly on several at
+// once, with runs of whole pages. It must not write guest RAM through GuestMemory nor change the observers.
 class WriteObserver {
  public:
   virtual ~WriteObserver() = default;
@@ -57,7 +59,7 @@ class GuestMemory {
 
   std::span<const RamRegion> regions() const { return regions_; }
   uint64_t total_bytes() const { return total_bytes_; }
-  int fd() const { return fd_; }
+  int fd() const { return fd_.get(); }  // the memfd; regions follow one another in it
 
   // Host pointer to [start, start+length), or nullptr unless all of it is RAM in one region. Any thread.
   std::byte* host_pointer(GuestPhysAddr start, uint64_t length_bytes) const;
@@ -72,22 +74,25 @@ class GuestMemory {
   // The metadata word of the page holding `address`; address must be RAM.
   std::atomic<uint32_t>& page_meta(GuestPhysAddr address);
 
-  // Observers outlive their registration; add/remove from any thread, not from on_write.
+  // Observers outlive their registration; add/remove from any thread, not from on_write. After
+  // remove_observer() no call is running or comes.
   void add_observer(WriteObserver* observer);
   void remove_observer(WriteObserver* observer);
 
  private:
   GuestMemory() = default;
   const RamRegion* find(GuestPhysAddr address) const;
+  bool covers(GuestPhysAddr start, uint64_t length_bytes) const;
+  void mark_pages(const RamRegion& region, uint64_t first_index, uint64_t first, uint64_t last);
 
   std::vector<RamRegion> regions_;
   std::vector<uint64_t> first_page_index_;  // index into page_meta_ of each region's first page
-  std::unique_ptr<std::atomic<uint32_t>[]> page_meta_;
+  base::UniqueMapping page_meta_mapping_;   // mapped, not allocated: untouched pages of it cost nothing
+  std::atomic<uint32_t>* page_meta_ = nullptr;
   uint64_t total_bytes_ = 0;
-  int fd_ = -1;
-  std::byte* mapping_ = nullptr;
-  uint64_t mapping_bytes_ = 0;
-  std::mutex observers_mutex_;
+  base::UniqueFd fd_;
+  base::UniqueMapping mapping_;
+  std::shared_mutex observers_mutex_;  // shared while observers are told, exclusive to change them
   std::vector<WriteObserver*> observers_;
 };
 
