@@ -11,6 +11,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace rhea::io {
@@ -37,6 +38,7 @@ struct Range {
   std::string name;
 
   uint64_t end() const { return start + size_bytes; }
+  bool operator==(const Range&) const = default;
 };
 
 // Immutable, sorted, non-overlapping. Holes read as all ones and ignore writes.
@@ -53,7 +55,9 @@ class FlatView {
 class ViewListener {
  public:
   virtual ~ViewListener() = default;
-  virtual void on_view_changed(const FlatView& view) = 0;  // on the thread that changed the map
+  // On the thread that changed the map, with the map locked: it must not change the map, nor wait for another
+  // thread that may be changing it.
+  virtual void on_view_changed(const FlatView& view) = 0;
 };
 
 class AddressSpace {
@@ -67,9 +71,30 @@ class AddressSpace {
   MappingId map(Range range, int priority = 0);
   void unmap(MappingId id);
 
-  // The current view. The reference stays valid for the AddressSpace's life (views are retired, not freed,
-  // until destruction).
+  // The current view, for code that holds the reference for the moment of a look-up on a thread that cannot
+  // fall behind the map's changes: a view is kept at least until it has been replaced kKeptViews times (a guest
+  // may move a BAR for ever, so views cannot be kept for ever). Others take a ViewGuard.
   const FlatView& view() const { return *current_.load(std::memory_order_acquire); }
+  static constexpr size_t kKeptViews = 1024;
+
+  // Holds the current view: it is not freed while the guard lives. For short look-ups; never held across a call
+  // that may change a map or block.
+  class ViewGuard {
+   public:
+    explicit ViewGuard(const AddressSpace& space) : space_(space) {
+      space_.guards_.fetch_add(1, std::memory_order_seq_cst);
+      view_ = space_.current_.load(std::memory_order_seq_cst);
+    }
+    ~ViewGuard() { space_.guards_.fetch_sub(1, std::memory_order_release); }
+    ViewGuard(const ViewGuard&) = delete;
+    ViewGuard& operator=(const ViewGuard&) = delete;
+    const FlatView& operator*() const { return *view_; }
+    const FlatView* operator->() const { return view_; }
+
+   private:
+    const AddressSpace& space_;
+    const FlatView* view_;
+  };
 
   // Access of 1, 2, 4 or 8 bytes as the bus does it: RAM and ROM directly, MMIO through the handler;
   // an access that spans ranges is split into bytes. Not for guest CPU stores to RAM (no marking).
@@ -85,15 +110,28 @@ class AddressSpace {
     int priority;
     Range range;
   };
+  struct Target {  // what one address leads to; `available` bytes from there on lead to the same
+    RangeKind kind = RangeKind::kMmio;
+    std::byte* host = nullptr;
+    IoHandler* handler = nullptr;
+    uint64_t handler_offset = 0;
+    uint64_t available = 0;
+  };
+  Target resolve(uint64_t address) const;
+  static uint64_t read_target(const Target& target, unsigned size_bytes);
+  static void write_target(const Target& target, uint64_t value, unsigned size_bytes);
+  std::vector<Range> overlay() const;
   void publish();
+  void free_old_views();
 
   std::string name_;
   uint64_t size_bytes_;
   std::mutex mutex_;
   MappingId next_id_ = 1;
   std::vector<Mapping> mappings_;
-  std::vector<std::unique_ptr<const FlatView>> views_;
-  std::atomic<const FlatView*> current_;
+  std::vector<std::unique_ptr<const FlatView>> views_;  // oldest first, the current one last
+  std::atomic<const FlatView*> current_{nullptr};
+  mutable std::atomic<uint32_t> guards_{0};
   std::vector<ViewListener*> listeners_;
 };
 

@@ -53,6 +53,11 @@ class ExtIntSink {
 };
 
 // Owned by machine. Connections are made before the VM runs; calls after that come from any thread.
+//
+// No lock of the router is held while a sink is called: a sink may call back in (an IOAPIC re-delivers at EOI, a
+// PIC raises INTR) and takes its own lock. Changes of one GSI still reach the sinks one after the other and in
+// order: the thread that finds nobody delivering the line delivers, and goes on while others add changes to it.
+// So set_gsi() may return before the sinks have seen the change, if another thread is delivering this line.
 class IrqRouter {
  public:
   void connect_gsi_sink(GsiSink* sink) { gsi_sinks_.push_back(sink); }
@@ -61,8 +66,11 @@ class IrqRouter {
   void connect_ext_int_source(ExtIntSource* source) { ext_int_source_ = source; }
   void connect_ext_int_sink(ExtIntSink* sink) { ext_int_sinks_.push_back(sink); }
 
-  // Level of a GSI line. Several drivers of one line each hold their own IrqLine (wired-OR).
+  // Level of a GSI line, for a line's only plain driver. Several drivers of one line each hold their own IrqLine
+  // (wired-OR, together with the plain driver). GSIs beyond the last are ignored.
   void set_gsi(unsigned gsi, bool level);
+  // The level of the line as its drivers have it.
+  bool gsi_level(unsigned gsi) const;
   void send_msi(const MsiMessage& message);
   void broadcast_eoi(uint8_t vector);
   void set_ext_int(bool level);
@@ -78,8 +86,18 @@ class IrqRouter {
   std::vector<EoiListener*> eoi_listeners_;
   ExtIntSource* ext_int_source_ = nullptr;
   std::vector<ExtIntSink*> ext_int_sinks_;
-  std::mutex mutex_;
-  std::array<int, kGsiCount> asserted_{};
+  struct Line {
+    int asserted = 0;          // drivers that hold the line up
+    bool plain_level = false;  // of set_gsi()
+    bool told_level = false;   // what the sinks were last told
+    bool delivering = false;   // a thread is in deliver() for this line
+    unsigned changes = 0;      // edges the sinks have not been told yet
+  };
+  void change_level_locked(Line& line, int delta);
+  void deliver(unsigned gsi);
+
+  mutable std::mutex mutex_;  // protects lines_ only
+  std::array<Line, kGsiCount> lines_{};
 };
 
 // One driver of one GSI line. set() is idempotent; any thread, serialised by the device.

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+// Time as a count of instructions.
+#include "io/instruction_clock.h"
+
+#include "base/check.h"
+#include "state/state_reader.h"
+#include "state/state_writer.h"
+
+namespace rhea::io {
+
+InstructionClock::InstructionClock(const Options& options) : options_(options) {
+  RHEA_CHECK(options_.ns_per_instruction >= 1);
+}
+
+void InstructionClock::advance(uint64_t instructions) {
+  // One thread writes: plain additions, atomic only for those who look.
+  instructions_.store(instructions_.load(std::memory_order_relaxed) + instructions, std::memory_order_relaxed);
+  now_ns_.store(now_ns() + instructions * options_.ns_per_instruction, std::memory_order_relaxed);
+}
+
+std::optional<uint64_t> InstructionClock::next_deadline_instructions() const {
+  const auto deadline = timers_.earliest();
+  if (!deadline) return std::nullopt;
+  const uint64_t now = now_ns();
+  if (*deadline <= now) return 0;
+  const uint64_t wait = *deadline - now;
+  return wait / options_.ns_per_instruction + (wait % options_.ns_per_instruction != 0 ? 1 : 0);
+}
+
+bool InstructionClock::skip_to_next_deadline() {
+  const auto deadline = timers_.earliest();
+  if (!deadline) return false;
+  if (*deadline > now_ns()) now_ns_.store(*deadline, std::memory_order_relaxed);
+  return true;
+}
+
+void InstructionClock::save_state(state::StateWriter& writer) const {
+  const ClockState state{.now_ns = now_ns(), .tsc = tsc(), .tsc_frequency_hz = tsc_frequency_hz()};
+  state::describe_fields(writer, state);
+}
+
+Status InstructionClock::load_state(state::StateReader& reader) {
+  ClockState state;
+  state::describe_fields(reader, state);
+  reader.validate(state.plausible(), "has an impossible TSC frequency");
+  RHEA_TRY(reader.status());
+  origin_ = state;
+  now_ns_.store(state.now_ns, std::memory_order_relaxed);
+  return {};
+}
+
+}  // namespace rhea::io
