@@ -22,7 +22,9 @@ namespace rhea::cpu {
 class LapicBus {
  public:
   virtual ~LapicBus() = default;
-  // An IPI written to the ICR, to be delivered to the destination LAPICs.
+  // An IPI written to the ICR, to be delivered to the destination LAPICs. `icr` has the x2APIC layout whatever the
+  // mode: destination in bits 63:32 (physical broadcast is 0xffffffff), shorthand in 19:18. Self IPIs and INIT
+  // de-assert messages do not come here.
   virtual void send_ipi(unsigned source, uint64_t icr) = 0;
   virtual void broadcast_eoi(uint8_t vector) = 0;
 };
@@ -36,6 +38,10 @@ class Lapic final : public io::Device, public io::IoHandler {
     unsigned id = 0;
     bool bootstrap = true;
     bool x2apic_supported = true;
+    unsigned physical_address_bits = 52;  // IA32_APIC_BASE bits from here up are reserved
+    // As a PC's firmware leaves it: LINT0 of the bootstrap processor passes the 8259's interrupts on and LINT1
+    // is NMI, so that guests entered directly find the virtual wire mode they expect.
+    bool virtual_wire = true;
   };
   Lapic(const Options& options, io::Clock& clock, LapicBus& bus);
   ~Lapic() override;
@@ -56,6 +62,9 @@ class Lapic final : public io::Device, public io::IoHandler {
   uint64_t apic_base() const;          // IA32_APIC_BASE
   bool enabled() const;                // globally and by the spurious vector register
 
+  platform::LapicState state() const;                // only while the vCPU does not run
+  void set_state(const platform::LapicState& state);
+
   // CR8 = TPR[7:4].
   uint8_t cr8() const;
   void set_cr8(uint8_t value);
@@ -71,15 +80,17 @@ class Lapic final : public io::Device, public io::IoHandler {
   void set_kick(std::function<void()> kick);
 
   // --- vCPU thread ---
-  // Anything deliverable now at this priority? kInterrupt only if above the processor priority.
+  // Anything deliverable now at this priority? kInterrupt only if above the processor priority. Priority: SMI, INIT,
+  // SIPI, NMI, ExtINT, interrupt; a pending event hides those after it, so a vCPU that blocks NMIs takes the NMI
+  // and keeps it in its own state.
   LapicEvent pending() const;
   uint8_t acknowledge_interrupt();     // moves the highest IRR bit to ISR; a spurious vector if none
   bool take_nmi();
-  bool take_init();
+  bool take_smi();
+  bool take_init();                    // also resets the registers as INIT does, keeping ID and APIC base
   std::optional<uint8_t> take_sipi();
 
  private:
-  void update_timer();
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };

@@ -5,13 +5,6 @@
 #include <array>
 #include <cstdint>
 
-#include "base/error.h"
-
-namespace rhea::state {
-class StateWriter;
-class StateReader;
-}  // namespace rhea::state
-
 namespace rhea::platform {
 
 // The LAPIC timer counts a 1 GHz bus clock: with divide-by-1 a tick is a nanosecond. CPUID 0x15 reports
@@ -22,8 +15,9 @@ enum LapicLvt : uint8_t { kLvtTimer, kLvtThermal, kLvtPerf, kLvtLint0, kLvtLint1
 
 // [SDM-3A 11.4.1] Register images as the guest reads them, except where said otherwise.
 struct LapicState {
-  uint32_t id = 0;            // the x2APIC ID; the xAPIC ID register shows its low byte until it is rewritten
-  uint32_t xapic_id = 0;      // bits 31:24 of the xAPIC ID register, as a number
+  static constexpr uint32_t kStateVersion = 1;
+
+  uint32_t id = 0;            // the x2APIC ID; the xAPIC ID register shows its low byte
   uint64_t apic_base = 0;     // IA32_APIC_BASE
   uint32_t tpr = 0;
   uint32_t ldr = 0;           // xAPIC form; the x2APIC one derives from `id`
@@ -46,10 +40,35 @@ struct LapicState {
   bool init_pending = false;
   bool sipi_pending = false;
   uint8_t sipi_vector = 0;
-};
 
-inline constexpr uint32_t kLapicStateVersion = 1;
-void save(state::StateWriter& writer, const LapicState& state);
-Status load(state::StateReader& reader, LapicState& state);
+  template <class Archive>
+  static void describe(Archive& archive, auto& self) {
+    archive.field("id", self.id);
+    archive.field("apic_base", self.apic_base);
+    archive.field("tpr", self.tpr);
+    archive.field("ldr", self.ldr);
+    archive.field("dfr", self.dfr);
+    archive.field("svr", self.svr);
+    archive.field("esr", self.esr);
+    archive.field("esr_pending", self.esr_pending);
+    archive.field("icr", self.icr);
+    archive.field("irr", self.irr);
+    archive.field("isr", self.isr);
+    archive.field("tmr", self.tmr);
+    archive.field("lvt", self.lvt);
+    archive.field("initial_count", self.initial_count);
+    archive.field("divide_config", self.divide_config);
+    archive.field("timer_start_ns", self.timer_start_ns);
+    archive.field("tsc_deadline", self.tsc_deadline);
+    archive.field("tsc_adjust", self.tsc_adjust);
+    archive.field("timer_running", self.timer_running);
+    archive.field("ext_int_level", self.ext_int_level);
+    archive.field("nmi_pending", self.nmi_pending);
+    archive.field("smi_pending", self.smi_pending);
+    archive.field("init_pending", self.init_pending);
+    archive.field("sipi_pending", self.sipi_pending);
+    archive.field("sipi_vector", self.sipi_vector);
+  }
+};
 
 }  // namespace rhea::platform

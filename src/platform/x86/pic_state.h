@@ -5,13 +5,6 @@
 #include <array>
 #include <cstdint>
 
-#include "base/error.h"
-
-namespace rhea::state {
-class StateWriter;
-class StateReader;
-}  // namespace rhea::state
-
 namespace rhea::platform {
 
 // [8259A] One controller. Which initialisation command word comes next is `init_step`: 0 none, else 2, 3, 4.
@@ -33,14 +26,38 @@ struct PicChipState {
   bool special_mask = false;
   bool poll = false;           // the next read is a poll
   bool read_isr = false;       // OCW3 read selection
+
+  template <class Archive>
+  static void describe(Archive& archive, auto& self) {
+    archive.field("irr", self.irr);
+    archive.field("imr", self.imr);
+    archive.field("isr", self.isr);
+    archive.field("lines", self.lines);
+    archive.field("elcr", self.elcr);
+    archive.field("vector_base", self.vector_base);
+    archive.field("lowest_priority", self.lowest_priority);
+    archive.field("init_step", self.init_step);
+    archive.field("expect_icw4", self.expect_icw4);
+    archive.field("single", self.single);
+    archive.field("level_mode", self.level_mode);
+    archive.field("auto_eoi", self.auto_eoi);
+    archive.field("rotate_on_auto_eoi", self.rotate_on_auto_eoi);
+    archive.field("special_fully_nested", self.special_fully_nested);
+    archive.field("special_mask", self.special_mask);
+    archive.field("poll", self.poll);
+    archive.field("read_isr", self.read_isr);
+  }
 };
 
 struct PicState {
-  std::array<PicChipState, 2> chip;  // 0: primary, 1: secondary on the primary's IR2
-};
+  static constexpr uint32_t kStateVersion = 1;
 
-inline constexpr uint32_t kPicStateVersion = 1;
-void save(state::StateWriter& writer, const PicState& state);
-Status load(state::StateReader& reader, PicState& state);
+  std::array<PicChipState, 2> chip;  // 0: primary, 1: secondary on the primary's IR2
+
+  template <class Archive>
+  static void describe(Archive& archive, auto& self) {
+    archive.field("chip", self.chip);
+  }
+};
 
 }  // namespace rhea::platform
