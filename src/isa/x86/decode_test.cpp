@@ -108,11 +108,11 @@ TEST(Decode, Memory) {
   EXPECT_EQ(text({0x8b, 0x04, 0x25, 0x10, 0, 0, 0}), "mov    eax,DWORD PTR ds:0x10");
   EXPECT_EQ(text({0x64, 0x48, 0x8b, 0x04, 0x25, 0x28, 0, 0, 0}), "mov    rax,QWORD PTR fs:0x28");
   EXPECT_EQ(text({0x8b, 0x40, 0xf8}, CpuMode::k16), "mov    ax,WORD PTR [bx+si-0x8]");
-  EXPECT_EQ(text({0x8b, 0x46, 0x00}, CpuMode::k16), "mov    ax,WORD PTR [bp]");
+  EXPECT_EQ(text({0x8b, 0x46, 0x00}, CpuMode::k16), "mov    ax,WORD PTR [bp+0x0]");
   EXPECT_EQ(text({0x8b, 0x0e, 0x34, 0x12}, CpuMode::k16), "mov    cx,WORD PTR ds:0x1234");
   EXPECT_EQ(text({0x67, 0x8b, 0x00}, CpuMode::k16), "mov    ax,WORD PTR [eax]");
   EXPECT_EQ(text({0x67, 0x8b, 0x00}), "mov    eax,DWORD PTR [eax]");
-  EXPECT_EQ(text({0x43, 0x8b, 0x44, 0x25, 0x00}), "mov    eax,DWORD PTR [r13+r12*1]");
+  EXPECT_EQ(text({0x43, 0x8b, 0x44, 0x25, 0x00}), "mov    eax,DWORD PTR [r13+r12*1+0x0]");
 }
 
 TEST(Decode, EffectiveSegment) {
@@ -177,7 +177,7 @@ TEST(Decode, SystemRegisters) {
   EXPECT_EQ(text({0x0f, 0x20, 0x00}), "mov    rax,cr0") << "mod is ignored";
   EXPECT_EQ(text({0x0f, 0x20, 0xc8}), "(bad)") << "no CR1";
   EXPECT_EQ(text({0x44, 0x0f, 0x22, 0xc0}), "mov    cr8,rax");
-  EXPECT_EQ(text({0x0f, 0x23, 0xf8}), "mov    db7,rax");
+  EXPECT_EQ(text({0x0f, 0x23, 0xf8}), "mov    dr7,rax");
   EXPECT_EQ(text({0x8e, 0xc8}), "(bad)") << "no MOV to CS";
   EXPECT_EQ(text({0x8c, 0xf0}), "(bad)") << "no segment register 6";
   EXPECT_EQ(text({0x0f, 0x01, 0xf8}), "swapgs");

@@ -80,7 +80,7 @@ class Printer {
         break;
       case OperandKind::kSegment: text_ += segment_name(operand.reg); break;
       case OperandKind::kControl: append("cr{}", operand.reg); break;
-      case OperandKind::kDebug: append("db{}", operand.reg); break;
+      case OperandKind::kDebug: append("dr{}", operand.reg); break;
       case OperandKind::kMemory: memory(operand); break;
       case OperandKind::kImmediate: append("{:#x}", truncate(immediate(position), operand.size_bytes)); break;
       case OperandKind::kRelative: append("{:#x}", truncate(next_ip_ + static_cast<uint64_t>(insn_.imm), operand.size_bytes)); break;
@@ -130,16 +130,21 @@ class Printer {
     else if (mem.base != kNoRegister) text_ += index_name(mem.base);
     if (mem.index != kNoRegister) {
       if (mem.base != kNoRegister) text_ += '+';
-      if (mem.vsib) append("{}mm{}", 'x', mem.index);
+      if (mem.vsib) append("{}mm{}", wide_index() ? 'y' : 'x', mem.index);
       else text_ += index_name(mem.index);
       if (mem.address_size != 2) append("*{}", mem.scale);
     }
-    if (mem.displacement || mem.base == kRipBase || mem.base == kNoRegister) {
+    if (mem.base == kRipBase) {
+      append("+{:#x}", static_cast<uint64_t>(mem.displacement));
+    } else if (mem.displacement || mem.base == kNoRegister || insn_.modrm >= 0x40) {  // an encoded zero is shown
       const bool negative = mem.displacement < 0;
       const auto magnitude = static_cast<uint64_t>(negative ? -mem.displacement : mem.displacement);
       append("{}{:#x}", negative ? '-' : '+', magnitude);
     }
   }
+
+  // A gather of 64-bit elements by 32-bit indexes (90, 92 with W1) needs only half a vector of them.
+  bool wide_index() const { return insn_.vex_l && ((insn_.opcode & 1) || !insn_.rex_w); }
 
   const Insn& insn_;
   uint64_t next_ip_;
