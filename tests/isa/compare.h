@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+// What differs between two outcomes of the same case.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "tests/isa/machine_state.h"
+
+namespace rhea::tests::isa {
+
+struct Difference {
+  std::string field, expected, actual;
+};
+
+// `ignored_flags`: RFLAGS bits that the architecture leaves undefined here.
+std::vector<Difference> compare(const Output& expected, const Output& actual, uint64_t ignored_flags = 0);
+
+// True if the outcome says something about the code, rather than about who ran it.
+inline bool conclusive(const Output& output) {
+  return output.outcome.kind == OutcomeKind::kException || output.outcome.kind == OutcomeKind::kShutdown;
+}
+
+std::string describe(const Outcome& outcome);
+std::string describe(const MachineState& state, bool mode32);
+
+}  // namespace rhea::tests::isa

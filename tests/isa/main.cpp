@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+// isa_conformance: the host CPU judges the translator, instruction by instruction.
+#include <fmt/format.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <thread>
+
+#include "isa/x86/rows.h"
+#include "tests/isa/native_executor.h"
+#include "tests/isa/runner.h"
+#include "tests/isa/self_check.h"
+
+namespace rhea::tests::isa {
+namespace {
+
+constexpr std::string_view kHelp = R"(usage: isa_conformance [options]
+  --rows PATTERN     only rows whose name contains PATTERN ('*' inside matches anything)
+  --mode 64|32       only 64-bit or 32-bit code
+  --cases N          cases per row, form, size and prefix (half of them sequences; default 200)
+  --seed S           another set of cases (default 1)
+  --case N           only case N of the seed, with all states
+  --time SECONDS     stop after so long
+  --config NAME      optimised, reference, tiny-cache, tiny-tlb or all (default optimised)
+  --jobs N           worker processes (default: one per processor)
+  --self-check       test the harness: host against host, and against falsified results
+  --max-reports N    failures to print in full (default 20)
+  --verbose          names the cases that could not be judged
+  --list             what is covered and what is skipped, and why
+)";
+
+struct Arguments {
+  RunOptions run;
+  std::optional<uint64_t> only_case;
+  bool self_check = false, list = false;
+  std::string config = "optimised";
+};
+
+[[noreturn]] void usage(std::string_view problem) {
+  fmt::print(stderr, "isa_conformance: {}\n{}", problem, kHelp);
+  std::exit(2);
+}
+
+uint64_t number(std::string_view option, const char* text) {
+  char* end = nullptr;
+  const uint64_t value = std::strtoull(text, &end, 0);
+  if (end == text || *end) usage(fmt::format("{}: '{}' is not a number", option, text));
+  return value;
+}
+
+Arguments parse(int argc, char** argv) {
+  Arguments arguments;
+  arguments.run.jobs = std::max(1u, std::thread::hardware_concurrency());
+  for (int i = 1; i < argc; ++i) {
+    const std::string_view option = argv[i];
+    if (option == "--help") { fmt::print("{}", kHelp); std::exit(0); }
+    if (option == "--self-check") { arguments.self_check = true; continue; }
+    if (option == "--verbose") { arguments.run.verbose = true; continue; }
+    if (option == "--list") { arguments.list = true; continue; }
+    if (i + 1 == argc) usage(fmt::format("{}: unknown, or its value is missing", option));
+    const char* value = argv[++i];
+    if (option == "--rows") arguments.run.rows = value;
+    else if (option == "--mode") arguments.run.mode = static_cast<int>(number(option, value));
+    else if (option == "--cases") arguments.run.cases = number(option, value);
+    else if (option == "--seed") arguments.run.seed = number(option, value);
+    else if (option == "--case") arguments.only_case = number(option, value);
+    else if (option == "--time") arguments.run.seconds = static_cast<double>(number(option, value));
+    else if (option == "--config") arguments.config = value;
+    else if (option == "--jobs") arguments.run.jobs = static_cast<unsigned>(number(option, value));
+    else if (option == "--max-reports") arguments.run.max_reports = static_cast<unsigned>(number(option, value));
+    else usage(fmt::format("{}: unknown option", option));
+  }
+  return arguments;
+}
+
+Result<std::unique_ptr<Executor>> native_factory() {
+  return RHEA_TRY(NativeExecutor::create());
+}
+
+void print_summary(const CaseGenerator& generator, const RunResult& result, const RunOptions& options) {
+  fmt::print("isa {}: seed {}, {} cases passed, {} failed, {} inconclusive, {} executor deaths, at least {} per combination, "
+             "{} of {} combinations never judged, {:.1f} s, {:.0f} cases/s\n",
+             options.config, options.seed, result.cases_passed, result.cases_failed, result.cases_inconclusive,
+             result.executor_deaths, result.fewest_cases, result.combos_untested, generator.combos().size() - result.combos_skipped,
+             result.seconds, static_cast<double>(result.cases_passed + result.cases_failed) / result.seconds);
+}
+
+int list(const CaseGenerator& generator, const RunOptions& options) {
+  for (const Combo& combo : generator.combos()) {
+    const auto& info = rhea::isa::x86::row_info(combo.row);
+    if (!matches(info.name, options.rows)) continue;
+    fmt::print("{:<28} {} form {} size {} L{} W{} prefix {}  {}\n", info.name, combo.mode == rhea::isa::x86::CpuMode::k32 ? 32 : 64,
+               static_cast<int>(combo.form.form), combo.form.operand_size, combo.form.vex_l, combo.form.rex_w,
+               static_cast<int>(combo.form.prefix), combo.skip.empty() ? "" : fmt::format("skipped: {}", combo.skip));
+  }
+  fmt::print("{} combinations\n", generator.combos().size());
+  return 0;
+}
+
+int self_check(const CaseGenerator& generator, RunOptions options) {
+  uint64_t passed = 0, failed = 0;
+  const RunResult same = run_all(generator, options, native_factory);
+  print_summary(generator, same, options);
+  (same.cases_failed == 0 && same.cases_passed > 0 ? passed : failed)++;
+  options.quiet = true;
+  options.rows = "MOV";  // rows that leave no flag undefined
+  options.cases = 1;
+  options.seconds = 0;
+  for (unsigned kind = 0; kind < CorruptingExecutor::kKinds; ++kind) {
+    const RunResult wrong = run_all(generator, options, [&]() -> Result<std::unique_ptr<Executor>> {
+      return std::make_unique<CorruptingExecutor>(RHEA_TRY(native_factory()), kind);
+    });
+    const bool all_found = wrong.cases_passed == 0 && wrong.cases_failed > 0;
+    if (!all_found) fmt::print("self-check: a change of {} escaped in {} cases\n", CorruptingExecutor::kind_name(kind), wrong.cases_passed);
+    (all_found ? passed : failed)++;
+  }
+  fmt::print("{} passed, {} failed, 0 skipped\n", passed, failed);
+  return failed ? 1 : 0;
+}
+
+int main(int argc, char** argv) {
+  Arguments arguments = parse(argc, argv);
+  const CaseGenerator generator(arguments.run.seed);
+  if (arguments.list) return list(generator, arguments.run);
+  if (arguments.self_check) return self_check(generator, arguments.run);
+  if (arguments.only_case) return run_one(generator, arguments.run, *arguments.only_case, native_factory) ? 0 : 1;
+  const RunResult result = run_all(generator, arguments.run, native_factory);
+  print_summary(generator, result, arguments.run);
+  fmt::print("{} passed, {} failed, {} skipped\n", result.combos_passed, result.combos_failed, result.combos_skipped);
+  return result.combos_failed ? 1 : 0;
+}
+
+}  // namespace
+}  // namespace rhea::tests::isa
+
+int main(int argc, char** argv) { return rhea::tests::isa::main(argc, argv); }
