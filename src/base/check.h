@@ -9,9 +9,9 @@ namespace rhea::base {
 
 }  // namespace rhea::base
 
-#define RHEA_CHECK(condition)                                       \
-  do {                                                              \
-    if (!(condition)) [[unlikely]]                                  \
-      ::rhea::base::check_failed(__FILE__, __LINE__, #condition);   \
+#define RHEA_CHECK(condition)                                     \
+  do {                                                            \
+    if (!(condition)) [[unlikely]]                                \
+      ::rhea::base::check_failed(__FILE__, __LINE__, #condition); \
   } while (false)
 #define RHEA_UNREACHABLE() ::rhea::base::check_failed(__FILE__, __LINE__, "unreachable")

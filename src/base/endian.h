@@ -23,7 +23,6 @@ class WireInt {
   }
   constexpr operator T() const { return swap(std::bit_cast<T>(bytes_)); }  // NOLINT(google-explicit-constructor)
   constexpr T value() const { return *this; }
-  constexpr bool operator==(const WireInt&) const = default;
 
  private:
   using Bytes = std::array<std::byte, sizeof(T)>;

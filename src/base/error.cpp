@@ -13,33 +13,26 @@ ErrorCode code_from_errno(int errno_value) {
     case EINVAL:
     case ENAMETOOLONG:
     case ENOTDIR:
-    case EISDIR:
-      return ErrorCode::kInvalidArgument;
+    case EISDIR: return ErrorCode::kInvalidArgument;
     case ENOENT:
     case ENODEV:
-    case ENXIO:
-      return ErrorCode::kNotFound;
+    case ENXIO: return ErrorCode::kNotFound;
     case EACCES:
     case EPERM:
-    case EROFS:
-      return ErrorCode::kPermissionDenied;
+    case EROFS: return ErrorCode::kPermissionDenied;
     case ENOSYS:
-    case EOPNOTSUPP:
-      return ErrorCode::kUnsupported;
+    case EOPNOTSUPP: return ErrorCode::kUnsupported;
     case ENOMEM:
     case ENOSPC:
     case EMFILE:
     case ENFILE:
     case EFBIG:
-    case EDQUOT:
-      return ErrorCode::kExhausted;
+    case EDQUOT: return ErrorCode::kExhausted;
     case EBUSY:
     case EAGAIN:
     case ETXTBSY:
-    case EADDRINUSE:
-      return ErrorCode::kBusy;
-    default:
-      return ErrorCode::kIo;
+    case EADDRINUSE: return ErrorCode::kBusy;
+    default: return ErrorCode::kIo;
   }
 }
 

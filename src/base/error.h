@@ -58,10 +58,10 @@ inline std::unexpected<Error> fail(Error error) { return std::unexpected(std::mo
 }  // namespace rhea
 
 // Evaluates a Result expression: its value, or returns the error from the enclosing function.
-#define RHEA_TRY(expression)                                            \
-  ({                                                                    \
-    auto rhea_try_result = (expression);                                \
-    if (!rhea_try_result) [[unlikely]]                                  \
-      return std::unexpected(std::move(rhea_try_result).error());       \
-    std::move(rhea_try_result).value();                                 \
+#define RHEA_TRY(expression)                                      \
+  ({                                                              \
+    auto rhea_try_result = (expression);                          \
+    if (!rhea_try_result) [[unlikely]]                            \
+      return std::unexpected(std::move(rhea_try_result).error()); \
+    std::move(rhea_try_result).value();                           \
   })

@@ -50,7 +50,8 @@ Status EventLoop::add_fd(int fd, uint32_t events, FdCallback callback) {
   watch->fd = fd;
   watch->callback = std::move(callback);
   const std::lock_guard lock(mutex_);
-  if (by_fd_.contains(fd)) return fail(ErrorCode::kInvalidArgument, fmt::format("descriptor {} is watched already", fd));
+  if (by_fd_.contains(fd))
+    return fail(ErrorCode::kInvalidArgument, fmt::format("descriptor {} is watched already", fd));
   // A token per watch, not the descriptor: the number of a closed descriptor is soon used again, while events
   // of its predecessor may still be in the batch that is being handled.
   const uint64_t token = next_token_++;

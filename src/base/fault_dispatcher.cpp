@@ -36,9 +36,9 @@ void give_back(int signo, const siginfo_t* info) {
   for (size_t i = 0; i < kSignals.size(); ++i) {
     if (kSignals[i] == signo) ::sigaction(signo, &previous_actions()[i], nullptr);
   }
-  const bool sent_by_process = info->si_code <= 0;   // kill, tgkill, sigqueue
+  const bool sent_by_process = info->si_code <= 0;            // kill, tgkill, sigqueue
   const bool repeats = !sent_by_process && signo != SIGTRAP;  // after INT3 the instruction pointer is behind it
-  if (!repeats) ::raise(signo);  // blocked now; arrives as the handler returns
+  if (!repeats) ::raise(signo);                               // blocked now; arrives as the handler returns
 }
 
 void on_signal(int signo, siginfo_t* info, void* context) {

@@ -34,8 +34,8 @@ enum class Trace : uint8_t {
   kMemory,
   kLoader,
   kMachine,
-  kDebug,      // the gdb server
-  kGuest,      // guest misbehaviour worth knowing
+  kDebug,  // the gdb server
+  kGuest,  // guest misbehaviour worth knowing
   kCount,
 };
 std::string_view trace_name(Trace category);
@@ -93,7 +93,8 @@ class Log {
 
 }  // namespace rhea::base
 
-#define RHEA_TRACE(log, category, ...)                                            \
-  do {                                                                            \
-    if ((log).tracing(category)) [[unlikely]] (log).trace((category), __VA_ARGS__); \
+#define RHEA_TRACE(log, category, ...)        \
+  do {                                        \
+    if ((log).tracing(category)) [[unlikely]] \
+      (log).trace((category), __VA_ARGS__);   \
   } while (false)

@@ -169,7 +169,8 @@ void AddressSpace::write_target(const Target& target, uint64_t value, unsigned s
 
 uint64_t AddressSpace::read(uint64_t address, unsigned size_bytes) const {
   const Target target = resolve(address);
-  if (target.available >= size_bytes) [[likely]] return read_target(target, size_bytes);
+  if (target.available >= size_bytes) [[likely]]
+    return read_target(target, size_bytes);
   uint64_t value = 0;
   for (unsigned i = 0; i < size_bytes; ++i) value |= read_target(resolve(address + i), 1) << (8 * i);
   return value;
@@ -177,7 +178,8 @@ uint64_t AddressSpace::read(uint64_t address, unsigned size_bytes) const {
 
 void AddressSpace::write(uint64_t address, uint64_t value, unsigned size_bytes) const {
   const Target target = resolve(address);
-  if (target.available >= size_bytes) [[likely]] return write_target(target, value, size_bytes);
+  if (target.available >= size_bytes) [[likely]]
+    return write_target(target, value, size_bytes);
   for (unsigned i = 0; i < size_bytes; ++i) write_target(resolve(address + i), (value >> (8 * i)) & 0xff, 1);
 }
 

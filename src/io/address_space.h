@@ -32,9 +32,9 @@ struct Range {
   uint64_t start = 0;
   uint64_t size_bytes = 0;
   RangeKind kind = RangeKind::kMmio;
-  std::byte* host = nullptr;       // kRam, kRom: host address of `start`
-  IoHandler* handler = nullptr;    // kMmio; for kRom: receives writes, may be nullptr (ignored)
-  uint64_t handler_offset = 0;     // offset that the handler sees for `start`
+  std::byte* host = nullptr;     // kRam, kRom: host address of `start`
+  IoHandler* handler = nullptr;  // kMmio; for kRom: receives writes, may be nullptr (ignored)
+  uint64_t handler_offset = 0;   // offset that the handler sees for `start`
   std::string name;
 
   uint64_t end() const { return start + size_bytes; }

@@ -20,10 +20,10 @@ class Timer {
 class Clock {
  public:
   virtual ~Clock() = default;
-  virtual uint64_t now_ns() const = 0;          // since the machine was created; never goes back
-  virtual uint64_t tsc() const = 0;             // guest TSC before IA32_TSC_ADJUST
+  virtual uint64_t now_ns() const = 0;  // since the machine was created; never goes back
+  virtual uint64_t tsc() const = 0;     // guest TSC before IA32_TSC_ADJUST
   virtual uint64_t tsc_frequency_hz() const = 0;
-  virtual int64_t wall_time_ns() const = 0;     // Unix time
+  virtual int64_t wall_time_ns() const = 0;  // Unix time
   virtual std::unique_ptr<Timer> create_timer(std::function<void()> callback) = 0;
 
   // True where rdtsc() + tsc_offset() equals tsc(): translated code may then read the host's TSC.

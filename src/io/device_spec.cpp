@@ -47,7 +47,9 @@ Result<std::vector<Assignment>> split_assignments(std::string_view text) {
           assignment.value += text[at];
         }
       }
-      if (quoted) return fail(ErrorCode::kInvalidArgument, fmt::format("the value of '{}' lacks its closing quote", assignment.name));
+      if (quoted)
+        return fail(ErrorCode::kInvalidArgument,
+                    fmt::format("the value of '{}' lacks its closing quote", assignment.name));
     }
     ++at;  // the comma
     assignments.push_back(std::move(assignment));
@@ -60,21 +62,23 @@ Result<std::vector<Assignment>> split_assignments(std::string_view text) {
 Result<PropertyValues::Value> PropertyValues::parse_value(const PropertySpec& property, std::string_view text) {
   Value value{.text = std::string(text)};
   switch (property.type) {
-    case PropertyType::kString:
-      return value;
+    case PropertyType::kString: return value;
     case PropertyType::kBool:
-      if (text != "on" && text != "off") return fail(ErrorCode::kInvalidArgument, fmt::format("'{}' is neither on nor off", text));
+      if (text != "on" && text != "off")
+        return fail(ErrorCode::kInvalidArgument, fmt::format("'{}' is neither on nor off", text));
       value.number = text == "on";
       return value;
     case PropertyType::kChoice:
       if (std::ranges::find(property.choices, text) == property.choices.end()) {
-        return fail(ErrorCode::kInvalidArgument, fmt::format("'{}' is none of {}{}", text, fmt::join(property.choices, ", "),
-                                                             base::did_you_mean(text, property.choices)));
+        return fail(ErrorCode::kInvalidArgument,
+                    fmt::format("'{}' is none of {}{}", text, fmt::join(property.choices, ", "),
+                                base::did_you_mean(text, property.choices)));
       }
       return value;
     case PropertyType::kUint:
     case PropertyType::kSize:
-      value.number = RHEA_TRY(property.type == PropertyType::kUint ? base::parse_unsigned(text) : base::parse_size(text));
+      value.number =
+          RHEA_TRY(property.type == PropertyType::kUint ? base::parse_unsigned(text) : base::parse_size(text));
       if (value.number < property.min || value.number > property.max) {
         return fail(ErrorCode::kInvalidArgument,
                     fmt::format("'{}' is out of range ({} to {})", text, property.min, property.max));
@@ -91,19 +95,23 @@ Result<PropertyValues> PropertyValues::parse(const DeviceSpec& spec, std::string
     if (property == spec.properties.end()) {
       std::vector<std::string_view> names;
       for (const PropertySpec& each : spec.properties) names.push_back(each.name);
-      return fail(ErrorCode::kInvalidArgument, fmt::format("device '{}' has no property '{}'{}", spec.name, assignment.name,
-                                                           base::did_you_mean(assignment.name, names)));
+      return fail(ErrorCode::kInvalidArgument,
+                  fmt::format("device '{}' has no property '{}'{}", spec.name, assignment.name,
+                              base::did_you_mean(assignment.name, names)));
     }
     auto value = parse_value(*property, assignment.value);
-    if (!value) return fail(value.error().context(fmt::format("device '{}', property '{}'", spec.name, property->name)));
+    if (!value)
+      return fail(value.error().context(fmt::format("device '{}', property '{}'", spec.name, property->name)));
     if (!values.values_.emplace(property->name, std::move(*value)).second) {
-      return fail(ErrorCode::kInvalidArgument, fmt::format("device '{}': property '{}' is given twice", spec.name, property->name));
+      return fail(ErrorCode::kInvalidArgument,
+                  fmt::format("device '{}': property '{}' is given twice", spec.name, property->name));
     }
   }
   for (const PropertySpec& property : spec.properties) {
     if (values.values_.contains(property.name)) continue;
     if (property.required) {
-      return fail(ErrorCode::kInvalidArgument, fmt::format("device '{}' needs its property '{}'", spec.name, property.name));
+      return fail(ErrorCode::kInvalidArgument,
+                  fmt::format("device '{}' needs its property '{}'", spec.name, property.name));
     }
     Value value;
     if (property.type == PropertyType::kString || !property.default_value.empty()) {
@@ -131,11 +139,13 @@ const std::string& PropertyValues::get_string(std::string_view name) const {
 std::string describe_spec(const DeviceSpec& spec) {
   std::string out = fmt::format("{}: {}\n", spec.name, spec.help);
   for (const PropertySpec& property : spec.properties) {
-    const std::string values = property.type == PropertyType::kChoice ? fmt::format("{}", fmt::join(property.choices, "|"))
-                                                                      : std::string(type_name(property.type));
+    const std::string values = property.type == PropertyType::kChoice
+                                   ? fmt::format("{}", fmt::join(property.choices, "|"))
+                                   : std::string(type_name(property.type));
     out += fmt::format("  {}={}  {}", property.name, values, property.help);
     if (property.required) out += " (required)";
-    if (!property.required && !property.default_value.empty()) out += fmt::format(" (default: {})", property.default_value);
+    if (!property.required && !property.default_value.empty())
+      out += fmt::format(" (default: {})", property.default_value);
     out += '\n';
   }
   return out;

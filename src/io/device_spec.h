@@ -3,7 +3,8 @@
 // are derived from it. The factory stands beside it in the machine's registry, which knows the concrete types.
 //
 //   inline constexpr io::PropertySpec kSerialProperties[] = {
-//       {.name = "port", .type = io::PropertyType::kUint, .help = "first I/O port", .default_value = "0x3f8", .max = 0xfff8},
+//       {.name = "port", .type = io::PropertyType::kUint, .help = "first I/O port", .default_value = "0x3f8", .max =
+//       0xfff8},
 //   };
 //   inline constexpr io::DeviceSpec kSerialSpec = {
 //       .name = "serial", .help = "16550A UART", .state_version = 1, .properties = kSerialProperties};
@@ -21,9 +22,9 @@
 namespace rhea::io {
 
 enum class PropertyType : uint8_t {
-  kBool,    // on, off
-  kUint,    // decimal or 0x...
-  kSize,    // 512M
+  kBool,  // on, off
+  kUint,  // decimal or 0x...
+  kSize,  // 512M
   kString,
   kChoice,  // one of PropertySpec::choices
 };
@@ -31,10 +32,10 @@ enum class PropertyType : uint8_t {
 struct PropertySpec {
   std::string_view name;
   PropertyType type = PropertyType::kString;
-  std::string_view help;
-  std::string_view default_value;  // in the syntax of the command line; ignored for required ones
+  std::string_view help = {};
+  std::string_view default_value = {};  // in the syntax of the command line; ignored for required ones
   bool required = false;
-  uint64_t min = 0;                     // kUint, kSize
+  uint64_t min = 0;  // kUint, kSize
   uint64_t max = ~uint64_t{0};
   std::span<const std::string_view> choices = {};
 };

@@ -13,7 +13,11 @@ constexpr rhea::io::PropertySpec kProperties[] = {
     {.name = "port", .type = rhea::io::PropertyType::kUint, .help = "", .default_value = "1", .max = 0xffff},
     {.name = "size", .type = rhea::io::PropertyType::kSize, .help = "", .default_value = "1M"},
     {.name = "file", .type = rhea::io::PropertyType::kString, .help = ""},
-    {.name = "format", .type = rhea::io::PropertyType::kChoice, .help = "", .default_value = "raw", .choices = kChoices},
+    {.name = "format",
+     .type = rhea::io::PropertyType::kChoice,
+     .help = "",
+     .default_value = "raw",
+     .choices = kChoices},
 };
 constexpr rhea::io::DeviceSpec kSpec = {.name = "fuzz", .help = "", .properties = kProperties};
 }  // namespace

@@ -42,7 +42,7 @@ Result<std::unique_ptr<HostClock>> HostClock::create(base::EventLoop& loop, cons
 
 HostClock::HostClock(base::EventLoop& loop, const HostTsc& tsc)
     : loop_(loop), host_tsc_(tsc), timers_([this](std::optional<uint64_t> deadline_ns) { program(deadline_ns); }) {
-  start_from({.now_ns = 0, .tsc = 0, .tsc_frequency_hz = std::max(tsc.frequency_hz, ClockState::kMinFrequencyHz)});
+  start_from({.tsc_frequency_hz = std::max(tsc.frequency_hz, ClockState::kMinFrequencyHz)});
 }
 
 HostClock::~HostClock() {
@@ -89,6 +89,7 @@ void HostClock::save_state(state::StateWriter& writer) const {
   ClockState state = origin_;
   state.now_ns = now_ns();
   state.tsc = tsc();
+  state.wall_time_ns = wall_time_ns();
   state::describe_fields(writer, std::as_const(state));
 }
 

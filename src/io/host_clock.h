@@ -47,8 +47,8 @@ class HostClock final : public Clock {
   base::EventLoop& loop_;
   HostTsc host_tsc_;
   base::UniqueFd timer_fd_;
-  ClockState origin_;             // the state at the time of creation or load
-  uint64_t host_origin_ns_ = 0;   // CLOCK_MONOTONIC at now_ns() == 0 (modulo 2^64)
+  ClockState origin_;            // the state at the time of creation or load
+  uint64_t host_origin_ns_ = 0;  // CLOCK_MONOTONIC at now_ns() == 0 (modulo 2^64)
   bool tsc_is_host_ = false;
   uint64_t tsc_offset_ = 0;
   TimerQueue timers_;

@@ -7,8 +7,14 @@
 #include "state/state_writer.h"
 
 namespace rhea::io {
+namespace {
 
-InstructionClock::InstructionClock(const Options& options) : options_(options) {
+constexpr uint64_t kTscFrequencyHz = 1'000'000'000;
+
+}  // namespace
+
+InstructionClock::InstructionClock(const Options& options)
+    : options_(options), origin_{.tsc_frequency_hz = kTscFrequencyHz, .wall_time_ns = options.wall_start_ns} {
   RHEA_CHECK(options_.ns_per_instruction >= 1);
 }
 
@@ -35,7 +41,8 @@ bool InstructionClock::skip_to_next_deadline() {
 }
 
 void InstructionClock::save_state(state::StateWriter& writer) const {
-  const ClockState state{.now_ns = now_ns(), .tsc = tsc(), .tsc_frequency_hz = tsc_frequency_hz()};
+  const ClockState state{
+      .now_ns = now_ns(), .tsc = tsc(), .tsc_frequency_hz = tsc_frequency_hz(), .wall_time_ns = wall_time_ns()};
   state::describe_fields(writer, state);
 }
 

@@ -23,7 +23,7 @@ namespace rhea::io {
 class InstructionClock final : public Clock {
  public:
   struct Options {
-    uint64_t ns_per_instruction = 1;                               // at least 1
+    uint64_t ns_per_instruction = 1;                                 // at least 1
     int64_t wall_start_ns = int64_t{1'704'067'200} * 1'000'000'000;  // 2024-01-01 00:00:00 UTC
   };
   InstructionClock() : InstructionClock(Options{}) {}
@@ -32,7 +32,9 @@ class InstructionClock final : public Clock {
   uint64_t now_ns() const override { return now_ns_.load(std::memory_order_relaxed); }
   uint64_t tsc() const override { return origin_.tsc_at(now_ns()); }
   uint64_t tsc_frequency_hz() const override { return origin_.tsc_frequency_hz; }
-  int64_t wall_time_ns() const override { return options_.wall_start_ns + static_cast<int64_t>(now_ns()); }
+  int64_t wall_time_ns() const override {
+    return origin_.wall_time_ns + static_cast<int64_t>(now_ns() - origin_.now_ns);
+  }
   std::unique_ptr<Timer> create_timer(std::function<void()> callback) override {
     return timers_.create(std::move(callback));
   }
@@ -57,7 +59,7 @@ class InstructionClock final : public Clock {
 
  private:
   Options options_;
-  ClockState origin_{.now_ns = 0, .tsc = 0, .tsc_frequency_hz = 1'000'000'000};
+  ClockState origin_;
   std::atomic<uint64_t> now_ns_{0};
   std::atomic<uint64_t> instructions_{0};
   TimerQueue timers_;

@@ -110,7 +110,10 @@ class IrqLine {
     level_ = level;
     if (router_) router_->change_level(gsi_, level ? 1 : -1);
   }
-  void pulse() { set(true); set(false); }
+  void pulse() {
+    set(true);
+    set(false);
+  }
   bool level() const { return level_; }
   unsigned gsi() const { return gsi_; }
 

@@ -61,7 +61,8 @@ TimerQueue::Entry* TimerQueue::earliest_locked(uint64_t armed_before) const {
   Entry* best = nullptr;
   for (const auto& entry : entries_) {
     if (!entry->armed || entry->sequence >= armed_before) continue;
-    if (best == nullptr || std::pair(entry->deadline_ns, entry->sequence) < std::pair(best->deadline_ns, best->sequence)) {
+    if (best == nullptr ||
+        std::pair(entry->deadline_ns, entry->sequence) < std::pair(best->deadline_ns, best->sequence)) {
       best = entry.get();
     }
   }

@@ -44,7 +44,7 @@ class TimerQueue {
     std::function<void()> callback;
     bool armed = false;
     uint64_t deadline_ns = 0;
-    uint64_t sequence = 0;   // of the arming
+    uint64_t sequence = 0;  // of the arming
     bool running = false;
     std::thread::id runner;
   };

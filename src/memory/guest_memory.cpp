@@ -32,14 +32,15 @@ Status check_layout(std::span<const GuestMemory::Extent> extents) {
   for (const auto& extent : extents) {
     const uint64_t start = extent.start.value;
     auto bad = [&](const char* problem) {
-      return fail(ErrorCode::kInvalidArgument,
-                  fmt::format("guest memory region of {} at {:#x} {}", base::format_size(extent.size_bytes), start, problem));
+      return fail(ErrorCode::kInvalidArgument, fmt::format("guest memory region of {} at {:#x} {}",
+                                                           base::format_size(extent.size_bytes), start, problem));
     };
     if (extent.size_bytes == 0) return bad("is empty");
     if (!base::is_aligned(start, kPageSize) || !base::is_aligned(extent.size_bytes, kPageSize)) {
       return bad("is not page-aligned");
     }
-    if (!base::range_fits(start, extent.size_bytes, kPhysicalLimit)) return bad("ends beyond the physical address space");
+    if (!base::range_fits(start, extent.size_bytes, kPhysicalLimit))
+      return bad("ends beyond the physical address space");
     if (start < previous_end) return bad("overlaps its predecessor or stands before it");
     previous_end = start + extent.size_bytes;
     total += extent.size_bytes;  // cannot overflow: the regions are disjoint within 2^52
@@ -72,8 +73,8 @@ Result<std::unique_ptr<GuestMemory>> GuestMemory::create(std::span<const Extent>
   for (const Extent& extent : extents) memory->total_bytes_ += extent.size_bytes;
   const uint64_t total = memory->total_bytes_;
   auto exhausted = [&](const Error& cause) {
-    return fail(Error(ErrorCode::kExhausted,
-                      fmt::format("the host cannot provide {} of guest memory: {}", base::format_size(total), cause.to_string())));
+    return fail(Error(ErrorCode::kExhausted, fmt::format("the host cannot provide {} of guest memory: {}",
+                                                         base::format_size(total), cause.to_string())));
   };
 
   memory->fd_.reset(::memfd_create(options.name.c_str(), MFD_CLOEXEC));
@@ -189,7 +190,8 @@ void GuestMemory::mark_pages(const RamRegion& region, uint64_t first_index, uint
     return page_meta_[first_index + page].load(std::memory_order_relaxed) != 0;
   };
   for (uint64_t page = first; page <= last; ++page) {
-    if (!marked(page)) [[likely]] continue;
+    if (!marked(page)) [[likely]]
+      continue;
     const uint64_t run_start = page;
     while (page < last && marked(page + 1)) ++page;
     const GuestPhysAddr at = region.start + (run_start << kPageShift);

@@ -22,8 +22,8 @@
 namespace rhea::memory {
 
 // Bits of a page's metadata word (GuestMemory::page_meta).
-inline constexpr uint32_t kPageHasCode = 1u << 0;      // a translator holds blocks made from this page
-inline constexpr uint32_t kPageDirtyTracked = 1u << 1; // a dirty log wants to hear of the next write
+inline constexpr uint32_t kPageHasCode = 1u << 0;       // a translator holds blocks made from this page
+inline constexpr uint32_t kPageDirtyTracked = 1u << 1;  // a dirty log wants to hear of the next write
 
 // Told of writes to pages whose metadata word is non-zero. Called on the writing thread, possibly on several at
 // once, with runs of whole pages. It must not write guest RAM through GuestMemory nor change the observers.

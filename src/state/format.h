@@ -14,9 +14,9 @@ namespace rhea::state {
 
 inline constexpr std::array<char, 8> kMagic = {'R', 'H', 'E', 'A', 'S', 'T', 'A', 'T'};
 inline constexpr uint32_t kFormatVersion = 1;
-inline constexpr size_t kHeaderBytes = 24;   // magic, format version, zero, length of the root section
-inline constexpr size_t kTrailerBytes = 4;   // CRC-32 of everything before it
-inline constexpr unsigned kMaxDepth = 16;    // of nested sections
+inline constexpr size_t kHeaderBytes = 24;  // magic, format version, zero, length of the root section
+inline constexpr size_t kTrailerBytes = 4;  // CRC-32 of everything before it
+inline constexpr unsigned kMaxDepth = 16;   // of nested sections
 inline constexpr size_t kMaxNameBytes = 255;
 
 enum class FieldType : uint8_t {
@@ -42,7 +42,7 @@ uint32_t crc32(std::span<const std::byte> data);
 // How a scalar of C++ travels: unsigned integers by their size, all signed ones as i64, enums as what they
 // are made of.
 template <class T>
-concept Scalar = (std::integral<T> || std::is_enum_v<T>) && sizeof(T) <= 8;
+concept Scalar = (std::integral<T> || std::is_enum_v<T>)&&sizeof(T) <= 8;
 
 template <Scalar T>
 constexpr FieldType scalar_type() {
@@ -53,9 +53,10 @@ constexpr FieldType scalar_type() {
   } else if constexpr (std::is_signed_v<T>) {
     return FieldType::kI64;
   } else {
-    return sizeof(T) == 1 ? FieldType::kU8 : sizeof(T) == 2 ? FieldType::kU16
-                                           : sizeof(T) == 4 ? FieldType::kU32
-                                                            : FieldType::kU64;
+    return sizeof(T) == 1   ? FieldType::kU8
+           : sizeof(T) == 2 ? FieldType::kU16
+           : sizeof(T) == 4 ? FieldType::kU32
+                            : FieldType::kU64;
   }
 }
 constexpr size_t scalar_bytes(FieldType type) {
@@ -92,9 +93,13 @@ constexpr FieldType array_type() {
 //   }
 // (a static member, or a free function template `describe(archive, self)` found by argument).
 template <class T, class Archive>
-concept MemberDescribed = requires(Archive& archive, T& value) { std::remove_const_t<T>::describe(archive, value); };
+concept MemberDescribed = requires(Archive& archive, T& value) {
+  std::remove_const_t<T>::describe(archive, value);
+};
 template <class T, class Archive>
-concept FreeDescribed = requires(Archive& archive, T& value) { describe(archive, value); };
+concept FreeDescribed = requires(Archive& archive, T& value) {
+  describe(archive, value);
+};
 
 template <class Archive, class T>
 void describe_fields(Archive& archive, T& value) {

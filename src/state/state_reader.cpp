@@ -55,8 +55,9 @@ bool StateReader::parse(std::span<const std::byte> payload, uint32_t newest_vers
   if (payload.size() < 4) return corrupt("is too short");
   version_ = base::load_le<uint32_t>(payload.data());
   if (version_ > newest_version) {
-    fail_with(Error(ErrorCode::kUnsupported, fmt::format("section '{}' has version {}; this build knows versions up to {}",
-                                                         path_, version_, newest_version)));
+    fail_with(
+        Error(ErrorCode::kUnsupported, fmt::format("section '{}' has version {}; this build knows versions up to {}",
+                                                   path_, version_, newest_version)));
     return false;
   }
   payload = payload.subspan(4);

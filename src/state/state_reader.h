@@ -95,8 +95,8 @@ class StateReader {
   std::string path_;
   unsigned depth_ = 0;
   uint32_t version_ = 0;
-  std::vector<Field> fields_;          // in the file's order
-  std::vector<uint32_t> by_name_;      // indices into fields_, sorted by name
+  std::vector<Field> fields_;      // in the file's order
+  std::vector<uint32_t> by_name_;  // indices into fields_, sorted by name
 };
 
 template <class T>

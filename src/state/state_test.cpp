@@ -51,7 +51,7 @@ struct Everything {
 };
 
 template <class Archive, class T>
-  requires std::same_as<std::remove_const_t<T>, Everything>
+requires std::same_as<std::remove_const_t<T>, Everything>
 void describe(Archive& archive, T& self) {
   archive.field("u8", self.u8);
   archive.field("u16", self.u16);
@@ -301,7 +301,12 @@ TEST(State, DepthIsLimited) {
   // Built by hand: the writer refuses to. Each level is a section named "n" around the next one.
   std::vector<std::byte> body(4);
   for (unsigned level = 0; level < kMaxDepth + 4; ++level) {
-    std::vector<std::byte> outer = {std::byte{1}, {}, {}, {}, static_cast<std::byte>(FieldType::kSection), std::byte{1},
+    std::vector<std::byte> outer = {std::byte{1},
+                                    {},
+                                    {},
+                                    {},
+                                    static_cast<std::byte>(FieldType::kSection),
+                                    std::byte{1},
                                     static_cast<std::byte>('n')};
     outer.resize(outer.size() + 4);
     base::store_le<uint32_t>(outer.data() + outer.size() - 4, static_cast<uint32_t>(body.size()));

@@ -29,10 +29,15 @@ struct DeviceHarness {
   io::IrqLine line(unsigned gsi) { return io::IrqLine(&router, gsi); }
 
   void map_ports(uint16_t first, uint64_t count, io::IoHandler& handler) {
-    ports.map({.start = first, .size_bytes = count, .kind = io::RangeKind::kMmio, .handler = &handler, .name = "device"});
+    ports.map(
+        {.start = first, .size_bytes = count, .kind = io::RangeKind::kMmio, .handler = &handler, .name = "device"});
   }
   void map_mmio(uint64_t start, uint64_t size_bytes, io::IoHandler& handler) {
-    physical.map({.start = start, .size_bytes = size_bytes, .kind = io::RangeKind::kMmio, .handler = &handler, .name = "device"});
+    physical.map({.start = start,
+                  .size_bytes = size_bytes,
+                  .kind = io::RangeKind::kMmio,
+                  .handler = &handler,
+                  .name = "device"});
   }
 
   uint8_t in8(uint16_t port) { return static_cast<uint8_t>(ports.read(port, 1)); }
@@ -60,7 +65,8 @@ struct DeviceHarness {
   static Status load(io::Device& device, const std::vector<std::byte>& file, uint32_t newest_version = 1) {
     state::StateReader reader = RHEA_TRY(state::StateReader::open(file));
     Status loaded;
-    reader.section(device.name(), newest_version, [&](state::StateReader& section) { loaded = device.load_state(section); });
+    reader.section(device.name(), newest_version,
+                   [&](state::StateReader& section) { loaded = device.load_state(section); });
     RHEA_TRY(std::move(loaded));
     return reader.status();
   }
