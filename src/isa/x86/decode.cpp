@@ -216,7 +216,8 @@ class Decoder {
     if (row_->byte_form) return 1;
     if (mode_ == CpuMode::k64) {
       // Intel ignores 66 on near branches; AMD makes them 16 bits wide there.
-      if (row_->default_size == DefaultSize::kF64 || insn_.rex_w) return 8;
+      if (row_->default_size == DefaultSize::kF64) return 8;
+      if (insn_.rex_w) return row_->at_most_32 ? 4 : 8;
       if (row_->size_from_w) return 4;
       if (operand_size_prefix_) return 2;
       return row_->default_size == DefaultSize::kD64 ? 8 : 4;

@@ -59,7 +59,7 @@ std::vector<SizeChoice> size_choices(const RowEncoding& row, CpuMode mode) {
     if (w0 && allows_size_prefix(row)) sizes.push_back({2, false});
     if (w0 && row.default_size == DefaultSize::kUsual) sizes.push_back({4, false});
     if (row.default_size == DefaultSize::kD64) sizes.push_back({8, false});
-    else if (w1) sizes.push_back({8, true});
+    else if (w1 && !row.at_most_32) sizes.push_back({8, true});
   }
   return sizes;
 }

@@ -56,6 +56,7 @@ struct RowEncoding {
   DefaultSize default_size = DefaultSize::kUsual;
   bool byte_form = false;        // operand_size is 1
   bool size_from_w = false;      // only y operands: operand_size is 4 or 8
+  bool at_most_32 = false;       // port I/O: REX.W changes nothing
   bool uses_operand_size = false;  // some operand or the mnemonic depends on 66 / REX.W
   bool uses_vvvv = false;
   bool vsib = false;

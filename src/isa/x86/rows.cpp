@@ -196,13 +196,15 @@ constexpr bool follows_operand_size(Size size) {
 }
 
 constexpr void parse_operands(RowEncoding& row, std::string_view text) {
-  bool any_v = false, any_y = false, first_byte = false;
+  bool any_v = false, any_y = false, any_integer_z = false, any_integer_v = false, first_byte = false;
   while (!text.empty()) {
     const OperandSpec operand = parse_operand(next_word(text, ','));
     if (row.operand_count == 0) first_byte = is_integer_place(operand.place) && operand.size == Size::kB;
     row.operands[row.operand_count++] = operand;
     any_v |= follows_operand_size(operand.size) || follows_operand_size(operand.memory_size);
     any_y |= operand.size == Size::kY;
+    any_integer_z |= operand.size == Size::kZ && is_integer_place(operand.place);
+    if (operand.size == Size::kV) any_integer_v = true;
     row.uses_vvvv |= operand.place == Place::kVvvvGpr || operand.place == Place::kVvvvVector;
     row.vsib |= operand.place == Place::kVsib;
   }
@@ -212,6 +214,7 @@ constexpr void parse_operands(RowEncoding& row, std::string_view text) {
                   (row.operands[0].place == Place::kFixedGpr && row.operands[0].size == Size::kW);
   row.byte_form = first_byte && !any_v;
   row.size_from_w = any_y && !any_v;
+  row.at_most_32 = any_integer_z && !any_integer_v;
   row.uses_operand_size = any_v;
 }
 
