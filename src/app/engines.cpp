@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+// Selection of the engine.
+#include "app/engines.h"
+
+#ifdef RHEA_HAVE_DBT_ENGINE
+#include "engine/dbt/dbt_engine.h"
+#endif
+
+namespace rhea::app {
+
+#ifdef RHEA_HAVE_DBT_ENGINE
+Result<machine::EngineFactory> select_engine(const RunOptions& options) {
+  engine_dbt::DbtOptions dbt;
+  dbt.opt_level = options.dbt_opt;
+  dbt.instruction_clock = options.clock == ClockKind::kInstructions;
+  dbt.verify_interval = options.dbt_verify;
+  dbt.code_cache_bytes = options.dbt_cache_bytes;
+  dbt.perf_map = options.dbt_perf_map;
+  return [dbt](const cpu::EngineContext& context) { return engine_dbt::create_dbt_engine(context, dbt); };
+}
+#else
+Result<machine::EngineFactory> select_engine(const RunOptions&) { return fail(ErrorCode::kUnsupported, "no engine is built into this program"); }
+#endif
+
+}  // namespace rhea::app

@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0
+// Parsing of the command line with CLI11; its exceptions end here.
+#include "app/options.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <array>
+#include <string_view>
+
+#include "base/strings.h"
+
+namespace rhea::app {
+namespace {
+
+constexpr std::string_view kVersion = "rhea 0.1.0";
+constexpr std::array<std::string_view, 3> kCommands = {"run", "version", "help"};
+constexpr std::array<std::string_view, 3> kEngines = {"auto", "dbt", "kvm"};
+constexpr std::array<std::string_view, 4> kConsoles = {"tty", "stdio", "file:PATH", "none"};
+constexpr std::array<std::string_view, 2> kClocks = {"host", "instructions"};
+
+// Options as the user typed them, before they are checked.
+struct Raw {
+  std::string memory = "512M", cpus = "1", console, clock = "host", dbt_opt = "1", dbt_verify = "0", dbt_cache = "256M";
+  bool no_reboot = false;
+  std::string help_topic;
+};
+
+std::unexpected<Error> usage(std::string message) { return fail(ErrorCode::kInvalidArgument, std::move(message)); }
+
+void add_run_options(CLI::App& run, RunOptions& options, Raw& raw) {
+  run.add_option("--kernel", options.kernel, "Kernel: bzImage, vmlinux (ELF), PVH or Multiboot 1")->type_name("FILE");
+  run.add_option("--initrd", options.initrds, "Initial RAM disk, or Multiboot module; may be given several times")
+      ->type_name("FILE")->expected(1)->take_all();
+  run.add_option("--append", options.command_line, "Kernel command line")->type_name("STRING");
+  run.add_option("-m,--memory", raw.memory, "Guest memory: 512M, 4G, ... (default 512M)")->type_name("SIZE");
+  run.add_option("-c,--cpus", raw.cpus, "Number of processors (default 1)")->type_name("N");
+  run.add_option("--cpu", options.cpu_model, "Processor model: x86-64-v2, x86-64-v3, max (default max)")->type_name("MODEL");
+  run.add_option("--engine", options.engine, "Engine: auto, dbt, kvm (default auto)")->type_name("ENGINE");
+  run.add_option("--name", options.name, "Name of the virtual machine")->type_name("NAME");
+  run.add_option("--console", raw.console, "Serial console: tty, stdio, file:PATH, none (default tty on a terminal, else stdio)")->type_name("KIND");
+  run.add_flag("--no-reboot", raw.no_reboot, "End with status 4 where the guest asks for a reset");
+  run.add_option("--trace", options.traces, "Trace categories, comma-separated, or all")->type_name("CATEGORY");
+  run.add_flag("--stats", options.statistics, "Print statistics at the end");
+  run.add_flag("--debug-exit", options.debug_exit, "Port 0xf4 ends the VM: writing v exits with status (v << 1) | 1");
+  run.add_option("--debugcon", options.debugcon, "Output of port 0xe9 goes to a file or stdio")->type_name("PATH|stdio");
+  run.add_option("--gdb", options.gdb, "Serve gdb on tcp:HOST:PORT or unix:PATH")->type_name("ADDRESS");
+  run.add_flag("--gdb-wait", options.gdb_wait, "Do not start the guest until the debugger continues it");
+  run.add_option("--clock", raw.clock, "Guest time: host, or instructions (deterministic) (default host)")->type_name("CLOCK");
+  run.add_option("--dbt-opt", raw.dbt_opt, "Translator: 0 is the reference mode, 1 optimises (default 1)")->type_name("N");
+  run.add_option("--dbt-verify", raw.dbt_verify, "Compare optimised with reference translation every N blocks")->type_name("N");
+  run.add_option("--dbt-cache", raw.dbt_cache, "Size of the translator's code cache (default 256M)")->type_name("SIZE");
+  run.add_option("--dbt-perf-map", options.dbt_perf_map, "Write a map of translated code for perf")->type_name("PATH");
+}
+
+// The first argument that CLI11 left over, as an error. `app` supplies the option names.
+std::unexpected<Error> unexpected_argument(const std::vector<std::string>& rest, const CLI::App& app) {
+  const std::string& word = rest.front();
+  if (word.size() < 2 || word[0] != '-') return usage(fmt::format("unexpected argument '{}'", word));
+  std::string name = word.substr(0, word.find('='));
+  std::vector<std::string> names;
+  for (const CLI::Option* option : app.get_options()) {
+    for (const std::string& long_name : option->get_lnames()) names.push_back("--" + long_name);
+  }
+  std::vector<std::string_view> candidates(names.begin(), names.end());
+  return usage(fmt::format("unknown option '{}'{}", name, base::did_you_mean(name, candidates)));
+}
+
+Result<uint64_t> number(std::string_view option, std::string_view text, uint64_t minimum, uint64_t maximum) {
+  auto value = base::parse_unsigned(text);
+  if (!value || *value < minimum || *value > maximum)
+    return usage(fmt::format("{} takes a number from {} to {}, not '{}'", option, minimum, maximum, text));
+  return *value;
+}
+
+Result<uint64_t> size(std::string_view option, std::string_view text) {
+  auto value = base::parse_size(text);
+  if (!value) return usage(fmt::format("{} takes a size such as 512M or 4G, not '{}'", option, text));
+  return *value;
+}
+
+template <size_t N>
+std::unexpected<Error> unknown_choice(std::string_view option, std::string_view value, const std::array<std::string_view, N>& choices) {
+  std::string hint = base::did_you_mean(value, choices);
+  if (hint.empty()) hint = fmt::format(" (one of: {})", fmt::join(choices, ", "));
+  return usage(fmt::format("unknown {} '{}'{}", option, value, hint));
+}
+
+Status set_console(RunOptions& options, const std::string& text) {
+  if (text.empty()) {
+    options.console = isatty(STDIN_FILENO) && isatty(STDOUT_FILENO) ? ConsoleKind::kTty : ConsoleKind::kStdio;
+  } else if (text == "tty") {
+    options.console = ConsoleKind::kTty;
+  } else if (text == "stdio") {
+    options.console = ConsoleKind::kStdio;
+  } else if (text == "none") {
+    options.console = ConsoleKind::kNone;
+  } else if (text.starts_with("file:") && text.size() > 5) {
+    options.console = ConsoleKind::kFile;
+    options.console_path = text.substr(5);
+  } else {
+    return unknown_choice("console", text, kConsoles);
+  }
+  return {};
+}
+
+Status check_run_options(RunOptions& options, const Raw& raw) {
+  if (options.kernel.empty()) return usage("no kernel given: use --kernel FILE");
+  options.memory_bytes = RHEA_TRY(size("--memory", raw.memory));
+  options.cpu_count = static_cast<unsigned>(RHEA_TRY(number("--cpus", raw.cpus, 1, 4096)));
+  options.dbt_opt = static_cast<int>(RHEA_TRY(number("--dbt-opt", raw.dbt_opt, 0, 1)));
+  options.dbt_verify = RHEA_TRY(number("--dbt-verify", raw.dbt_verify, 0, ~uint64_t{0}));
+  options.dbt_cache_bytes = RHEA_TRY(size("--dbt-cache", raw.dbt_cache));
+  options.reboot = !raw.no_reboot;
+  RHEA_TRY(set_console(options, raw.console));
+  if (options.engine == "kvm") return usage("engine kvm is not built yet; use dbt");
+  if (options.engine != "auto" && options.engine != "dbt") return unknown_choice("engine", options.engine, kEngines);
+  if (raw.clock == "instructions") {
+    options.clock = ClockKind::kInstructions;
+  } else if (raw.clock != "host") {
+    return unknown_choice("clock", raw.clock, kClocks);
+  }
+  if (options.gdb_wait && options.gdb.empty()) return usage("--gdb-wait needs --gdb");
+  return {};
+}
+
+}  // namespace
+
+Result<Invocation> parse_command_line(int argc, const char* const* argv) {
+  RunOptions options;
+  Raw raw;
+  CLI::App app("Rhea runs virtual machines: one process per machine, with or without hardware virtualization.", "rhea");
+  app.set_version_flag("--version", std::string(kVersion), "Print the version");
+  app.set_help_flag("-h,--help", "Print this help");
+  app.allow_extras();
+  CLI::App* run = app.add_subcommand("run", "Run a virtual machine");
+  add_run_options(*run, options, raw);
+  run->set_help_flag("-h,--help", "Print this help");
+  run->allow_extras();
+  run->footer("Exit status: 0 the guest powered off, 1 host error, 2 usage, 3 the guest died, 4 reset asked for under --no-reboot.");
+  CLI::App* version = app.add_subcommand("version", "Print the version");
+  CLI::App* help = app.add_subcommand("help", "Explain a command");
+  help->add_option("command", raw.help_topic, "Command to explain");
+  for (CLI::App* command : {version, help}) {
+    command->set_help_flag("-h,--help", "Print this help");
+    command->allow_extras();
+  }
+
+  try {
+    app.parse(argc, const_cast<char**>(argv));  // SAFETY: CLI11 reads only
+  } catch (const CLI::CallForHelp&) {
+    return Invocation{.run = std::nullopt, .print = run->parsed() ? run->help("rhea") : app.help()};
+  } catch (const CLI::CallForVersion&) {
+    return Invocation{.run = std::nullopt, .print = fmt::format("{}\n", kVersion)};
+  } catch (const CLI::Error& error) {
+    return usage(error.what());
+  }
+
+  if (version->parsed()) return Invocation{.run = std::nullopt, .print = fmt::format("{}\n", kVersion)};
+  if (help->parsed()) {
+    if (raw.help_topic.empty()) return Invocation{.run = std::nullopt, .print = app.help()};
+    for (CLI::App* topic : {run, version, help}) {
+      if (topic->get_name() == raw.help_topic) return Invocation{.run = std::nullopt, .print = topic->help("rhea")};
+    }
+    return usage(fmt::format("unknown command '{}'{}", raw.help_topic, base::did_you_mean(raw.help_topic, kCommands)));
+  }
+  if (!run->parsed()) {
+    std::vector<std::string> rest = app.remaining(true);
+    if (rest.empty()) return usage("no command given; `rhea --help` shows all");
+    if (rest.front().starts_with('-')) return unexpected_argument(rest, app);
+    return usage(fmt::format("unknown command '{}'{}", rest.front(), base::did_you_mean(rest.front(), kCommands)));
+  }
+  if (std::vector<std::string> rest = app.remaining(true); !rest.empty()) return unexpected_argument(rest, *run);
+  RHEA_TRY(check_run_options(options, raw));
+  return Invocation{.run = std::move(options), .print = {}};
+}
+
+}  // namespace rhea::app

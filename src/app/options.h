@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+// The command line of `rhea`.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+
+namespace rhea::app {
+
+enum class ConsoleKind { kTty, kStdio, kFile, kNone };
+enum class ClockKind { kHost, kInstructions };
+
+struct RunOptions {
+  std::string kernel;
+  std::vector<std::string> initrds;
+  std::string command_line;
+  uint64_t memory_bytes = uint64_t{512} << 20;
+  unsigned cpu_count = 1;
+  std::string cpu_model = "max";
+  std::string engine = "auto";
+  std::string name = "rhea";
+  ConsoleKind console = ConsoleKind::kStdio;
+  std::string console_path;
+  bool reboot = true;
+  std::string traces;
+  bool statistics = false;
+  bool debug_exit = false;
+  std::string debugcon;  // empty: none; "stdio" or a path
+  std::string gdb;
+  bool gdb_wait = false;
+  int dbt_opt = 1;
+  uint64_t dbt_verify = 0;
+  uint64_t dbt_cache_bytes = uint64_t{256} << 20;
+  std::string dbt_perf_map;
+  ClockKind clock = ClockKind::kHost;
+};
+
+// What the command line asks for: either something to print (help, version) or a VM to run.
+struct Invocation {
+  std::optional<RunOptions> run;
+  std::string print;
+};
+
+// Errors (kInvalidArgument): usage, in one line, with the nearest right word where one is near.
+Result<Invocation> parse_command_line(int argc, const char* const* argv);
+
+}  // namespace rhea::app

@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+// Sets up what a machine stands on (loop, clock, console, signals, engine), runs it, and reports its end.
+#include "app/run.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <signal.h>
+#include <sys/sysinfo.h>
+#include <unistd.h>
+
+#include <memory>
+#include <span>
+
+#include "app/console.h"
+#include "app/debugger.h"
+#include "app/engines.h"
+#include "app/terminal.h"
+#include "base/event_loop.h"
+#include "base/fd.h"
+#include "base/log.h"
+#include "base/strings.h"
+#include "io/host_clock.h"
+#include "io/instruction_clock.h"
+#include "machine/pc/machine.h"
+
+namespace rhea::app {
+namespace {
+
+using machine::Machine;
+using machine::MachineExit;
+
+Status check_host_memory(uint64_t memory_bytes) {
+  struct sysinfo info {};
+  if (sysinfo(&info) != 0) return {};
+  const uint64_t host_bytes = (uint64_t{info.totalram} + info.totalswap) * info.mem_unit;
+  if (memory_bytes <= host_bytes) return {};
+  return fail(ErrorCode::kInvalidArgument,
+              fmt::format("memory of {} is more than this host has ({} MiB)", base::format_size(memory_bytes), host_bytes >> 20));
+}
+
+// Everything that lives as long as the machine, destroyed in reverse order: the terminal is restored last but
+// before the final messages.
+class Session {
+ public:
+  explicit Session(const RunOptions& options) : options_(options) {}
+
+  Result<MachineExit> run();
+  const std::string& statistics() const { return statistics_; }
+
+ private:
+  Status open_console();
+  Status open_debugcon();
+  Status create_clock();
+  Status create_machine();
+  void on_signal(int signo);
+  void end_machine();
+
+  const RunOptions& options_;
+  base::Log log_;
+  std::unique_ptr<RawTerminal> terminal_;
+  base::UniqueFd console_file_, debugcon_file_;
+  std::unique_ptr<base::EventLoop> loop_;
+  std::unique_ptr<base::SignalWatch> signals_;
+  std::unique_ptr<Console> console_;
+  std::unique_ptr<io::Clock> clock_;
+  std::unique_ptr<Machine> machine_;
+  std::unique_ptr<Debugger> debugger_;
+  bool power_button_pressed_ = false;
+  bool killed_ = false;
+  std::string statistics_;
+};
+
+Status Session::open_console() {
+  Console::Options console;
+  switch (options_.console) {
+    case ConsoleKind::kNone: return {};
+    case ConsoleKind::kFile:
+      console_file_ = RHEA_TRY(base::open_file(options_.console_path, O_WRONLY | O_CREAT | O_TRUNC, 0644));
+      console.output_fd = console_file_.get();
+      break;
+    case ConsoleKind::kTty:
+      if (!isatty(STDIN_FILENO)) return fail(ErrorCode::kInvalidArgument, "--console tty needs a terminal as standard input; use stdio");
+      terminal_ = RHEA_TRY(RawTerminal::create(STDIN_FILENO));
+      console.escape_keys = true;
+      console.on_quit = [this] { end_machine(); };
+      [[fallthrough]];
+    case ConsoleKind::kStdio:
+      console.input_fd = STDIN_FILENO;
+      console.output_fd = STDOUT_FILENO;
+      break;
+  }
+  console_ = RHEA_TRY(Console::create(*loop_, std::move(console)));
+  return {};
+}
+
+Status Session::open_debugcon() {
+  if (options_.debugcon.empty() || options_.debugcon == "stdio") return {};
+  debugcon_file_ = RHEA_TRY(base::open_file(options_.debugcon, O_WRONLY | O_CREAT | O_TRUNC, 0644));
+  return {};
+}
+
+Status Session::create_clock() {
+  if (options_.clock == ClockKind::kInstructions) {
+    clock_ = std::make_unique<io::InstructionClock>();
+  } else {
+    clock_ = RHEA_TRY(io::HostClock::create(*loop_));
+  }
+  return {};
+}
+
+Status Session::create_machine() {
+  cpu::CpuModel model = RHEA_TRY(cpu::CpuModel::create(
+      {.name = options_.cpu_model, .tsc_frequency_hz = clock_->tsc_frequency_hz(), .cpu_count = options_.cpu_count}));
+  machine::EngineFactory factory = RHEA_TRY(select_engine(options_));
+
+  Machine::Options machine_options;
+  machine_options.name = options_.name;
+  machine_options.memory_bytes = options_.memory_bytes;
+  machine_options.cpu_count = options_.cpu_count;
+  machine_options.kernel_path = options_.kernel;
+  machine_options.initrd_paths = options_.initrds;
+  machine_options.command_line = options_.command_line;
+  machine_options.reboot = options_.reboot;
+  machine_options.start_paused = options_.gdb_wait;
+  machine_options.board.serial[0] = console_.get();
+  machine_options.board.debug_exit = options_.debug_exit;
+  if (!options_.debugcon.empty()) {
+    int fd = debugcon_file_ ? debugcon_file_.get() : STDOUT_FILENO;
+    machine_options.board.debugcon = [fd](std::span<const std::byte> data) {
+      [[maybe_unused]] Status written = base::write_all(fd, data);  // a broken sink is not the guest's affair
+    };
+  }
+  machine_ = RHEA_TRY(Machine::create(std::move(machine_options), {.loop = *loop_,
+                                                                   .log = log_,
+                                                                   .clock = std::move(clock_),
+                                                                   .cpu_model = std::move(model),
+                                                                   .create_engine = std::move(factory)}));
+  return {};
+}
+
+// Event loop's thread.
+void Session::end_machine() {
+  if (console_) console_->stop_waiting();
+  if (machine_) machine_->request_stop();
+}
+
+// SIGTERM and SIGINT ask the guest to power off; the second one ends it. A hang-up ends it at once.
+void Session::on_signal(int signo) {
+  if (signo == SIGCONT) {
+    if (terminal_) terminal_->enter_raw();
+    return;
+  }
+  if (signo != SIGHUP && !std::exchange(power_button_pressed_, true)) {
+    machine_->press_power_button();
+    return;
+  }
+  killed_ = true;
+  end_machine();
+}
+
+Result<MachineExit> Session::run() {
+  RHEA_TRY(log_.enable_traces(options_.traces));
+  RHEA_TRY(check_host_memory(options_.memory_bytes));
+  signal(SIGPIPE, SIG_IGN);
+  loop_ = RHEA_TRY(base::EventLoop::create());
+  RHEA_TRY(create_clock());
+  RHEA_TRY(open_debugcon());
+  RHEA_TRY(open_console());
+  // Before there are other threads: they inherit the mask.
+  signals_ = RHEA_TRY(base::SignalWatch::create(*loop_, {SIGTERM, SIGINT, SIGHUP, SIGCONT}, [this](int signo) { on_signal(signo); }));
+  RHEA_TRY(create_machine());
+  if (!options_.gdb.empty()) {
+    debugger_ = RHEA_TRY(attach_debugger(*loop_, *machine_, options_.gdb));
+    log_.info("gdb server listening on {}", debugger_->address());
+  }
+  MachineExit exit = machine_->run();
+  if (options_.statistics) statistics_ = machine_->statistics();
+  if (exit.kind == MachineExit::Kind::kStopped && killed_) {
+    exit.kind = MachineExit::Kind::kHostError;
+    exit.text = "ended by a signal";
+  }
+  return exit;
+}
+
+int report(const MachineExit& exit) {
+  switch (exit.kind) {
+    case MachineExit::Kind::kPoweredOff:
+    case MachineExit::Kind::kStopped: return kExitPoweredOff;
+    case MachineExit::Kind::kResetRequested: return kExitResetRequested;
+    case MachineExit::Kind::kDebugExit: return static_cast<int>(exit.status & 0xff);
+    case MachineExit::Kind::kShutdown:
+      fmt::print(stderr, "rhea: the guest died of a triple fault\n{}", exit.text);
+      return kExitGuestDied;
+    case MachineExit::Kind::kHostError: fmt::print(stderr, "rhea: {}\n", exit.text); return kExitHostError;
+  }
+  return kExitHostError;
+}
+
+}  // namespace
+
+int run_command(const RunOptions& options) {
+  Result<MachineExit> exit = fail(ErrorCode::kInternal, "not run");
+  std::string statistics;
+  {
+    Session session(options);
+    exit = session.run();
+    statistics = session.statistics();
+  }
+  if (!statistics.empty()) fmt::print(stderr, "{}", statistics);
+  if (exit) return report(*exit);
+  fmt::print(stderr, "rhea: {}\n", exit.error().to_string());
+  return exit.error().code() == ErrorCode::kInvalidArgument ? kExitUsage : kExitHostError;
+}
+
+}  // namespace rhea::app

@@ -1,0 +1,302 @@
+// SPDX-License-Identifier: Apache-2.0
+// Putting the PC together and running it.
+//
+// Whatever ends or interrupts the guest goes one way: request() records the action and asks all vCPUs to stop; each
+// vCPU thread reports to the event loop when it has; once all are parked, handle_stopped() does what was asked, with
+// nothing running. A device may therefore ask for a reset from inside a port write.
+#include "machine/pc/machine.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+
+#include "base/check.h"
+#include "machine/boot/boot_cpu.h"
+#include "machine/boot/boot_files.h"
+#include "machine/boot/loader.h"
+#include "machine/pc/cpu_dump.h"
+#include "machine/pc/firmware.h"
+
+namespace rhea::machine {
+namespace {
+
+constexpr uint64_t kPhysicalAddressSpaceBytes = uint64_t{1} << 52;
+constexpr uint64_t kPortSpaceBytes = 65536;
+
+}  // namespace
+
+Machine::Machine(Options options, Environment environment, const MemoryLayout& layout)
+    : options_(std::move(options)),
+      loop_(environment.loop),
+      log_(environment.log),
+      layout_(layout),
+      clock_(std::move(environment.clock)),
+      cpu_model_(std::move(environment.cpu_model)),
+      create_engine_(std::move(environment.create_engine)),
+      physical_("physical", kPhysicalAddressSpaceBytes),
+      ports_("ports", kPortSpaceBytes) {}
+
+Machine::~Machine() { threads_.clear(); }
+
+Result<std::unique_ptr<Machine>> Machine::create(Options options, Environment environment) {
+  if (options.cpu_count == 0 || options.cpu_count > kMaxCpus) {
+    return fail(ErrorCode::kInvalidArgument,
+                fmt::format("{} processors asked for; this version of Rhea runs exactly {}", options.cpu_count, kMaxCpus));
+  }
+  MemoryLayout layout = RHEA_TRY(MemoryLayout::create(options.memory_bytes, environment.cpu_model.physical_address_bits()));
+  std::unique_ptr<Machine> machine(new Machine(std::move(options), std::move(environment), layout));
+  RHEA_TRY(machine->build());
+  return machine;
+}
+
+Status Machine::build() {
+  RHEA_TRY(open_boot_files());
+  auto extents = layout_.extents();
+  memory_ = RHEA_TRY(memory::GuestMemory::create(extents, {.name = "rhea-ram"}));
+  map_memory();
+  RHEA_TRY(create_devices());
+  RHEA_TRY(create_processors());
+  reset_hardware();
+  return boot();
+}
+
+Status Machine::open_boot_files() {
+  kernel_file_ = RHEA_TRY(open_boot_file(options_.kernel_path, "kernel"));
+  for (const std::string& path : options_.initrd_paths) initrd_files_.push_back(RHEA_TRY(open_boot_file(path, "initial RAM disk")));
+  return {};
+}
+
+void Machine::map_memory() {
+  for (const memory::RamRegion& region : memory_->regions()) {
+    auto map_ram = [&](uint64_t start, uint64_t end, const char* name) {
+      if (start >= end) return;
+      physical_.map({.start = start,
+                     .size_bytes = end - start,
+                     .kind = io::RangeKind::kRam,
+                     .host = region.host + (start - region.start.value),
+                     .name = name});
+    };
+    uint64_t end = region.start.value + region.size_bytes;
+    if (region.start.value == 0) {
+      // The video window has no RAM and, without a display, nothing else.
+      map_ram(0, kVideoHoleStart, "ram-low");
+      map_ram(kVideoHoleEnd, end, "ram");
+    } else {
+      map_ram(region.start.value, end, "ram-high");
+    }
+  }
+}
+
+Status Machine::create_devices() {
+  router_.connect_msi_sink(&apic_bus_);
+  router_.connect_ext_int_sink(&apic_bus_);
+  requests_ = {.reset = [this] { request(Action::kReset); },
+               .power_off = [this] { request(Action::kPowerOff); },
+               .debug_exit = [this](uint32_t status) { request(Action::kDebugExit, status); }};
+  options_.board.memory_below_4g_bytes = layout_.low_bytes();
+  options_.board.memory_above_4g_bytes = layout_.high_bytes();
+  pci_ = std::make_unique<devices::PciBus>(devices::PciBus::Context{.memory = physical_, .ports = ports_, .router = router_});
+  Board board{.clock = *clock_,
+              .physical = physical_,
+              .ports = ports_,
+              .router = router_,
+              .pci = *pci_,
+              .options = options_.board,
+              .requests = requests_};
+  for (const BoardDevice& spec : device_registry()) {
+    if (!spec.wanted(options_.board)) continue;
+    auto device = spec.create(board);
+    if (!device) return fail(device.error().context(fmt::format("cannot create device {}", spec.name)));
+    devices_.push_back({&spec, std::move(*device)});
+  }
+  power_management_ = board.power_management;
+  return {};
+}
+
+Status Machine::create_processors() {
+  for (unsigned i = 0; i < options_.cpu_count; ++i) {
+    cpu::Lapic::Options lapic_options;
+    lapic_options.id = i;
+    lapic_options.bootstrap = i == 0;
+    lapics_.push_back(std::make_unique<cpu::Lapic>(lapic_options, *clock_, apic_bus_));
+    apic_bus_.add(*lapics_.back());
+  }
+  physical_.map({.start = kLocalApicBase,
+                 .size_bytes = memory::kPageSize,
+                 .kind = io::RangeKind::kMmio,
+                 .handler = lapics_.front().get(),
+                 .name = "lapic"});
+  engine_ = RHEA_TRY(create_engine_(cpu::EngineContext{.memory = *memory_,
+                                                       .physical = physical_,
+                                                       .ports = ports_,
+                                                       .clock = *clock_,
+                                                       .irq = router_,
+                                                       .cpu_model = cpu_model_}));
+  for (unsigned i = 0; i < options_.cpu_count; ++i) {
+    std::unique_ptr<cpu::Vcpu> vcpu = RHEA_TRY(engine_->create_vcpu(i, *lapics_[i]));
+    lapics_[i]->set_kick([raw = vcpu.get()] { raw->kick(); });
+    threads_.push_back(std::make_unique<VcpuThread>(std::move(vcpu), i, [this, i](cpu::StopReason reason) {
+      loop_.post([this, i, reason] { on_vcpu_stopped(i, reason); });
+    }));
+  }
+  return {};
+}
+
+void Machine::reset_hardware() {
+  for (const NamedDevice& entry : devices_) entry.device->reset();
+  for (const auto& lapic : lapics_) lapic->reset();
+}
+
+Status Machine::boot() {
+  BootFiles files = RHEA_TRY(read_boot_files(kernel_file_, options_.kernel_path, initrd_files_, options_.initrd_paths, *memory_));
+  uint64_t rsdp = RHEA_TRY(write_firmware_tables(*memory_, layout_.describe(options_.cpu_count, options_.name)));
+  const MemoryMap map = layout_.memory_map();
+  auto loaded = load_kernel({.kernel = files.kernel,
+                             .modules = files.modules,
+                             .command_line = options_.command_line,
+                             .map = map,
+                             .memory = *memory_,
+                             .rsdp_address = rsdp});
+  if (!loaded) return fail(loaded.error().context(options_.kernel_path));
+  kernel_description_ = loaded->description;
+  RHEA_TRACE(log_, base::Trace::kLoader, "{}: {}", options_.kernel_path, loaded->description);
+  program_mtrrs(loaded->state, kPciHoleStart, cpu_model_.physical_address_bits());
+  program_boot_lapic(*lapics_.front());
+  threads_.front()->vcpu().set_state(loaded->state);
+  return {};
+}
+
+MachineExit Machine::run() {
+  RHEA_CHECK(!exit_);
+  if (options_.start_paused) {
+    paused_ = true;
+  } else {
+    resume_all();
+  }
+  loop_.run();
+  return exit_.value_or(MachineExit{});
+}
+
+void Machine::press_power_button() {
+  if (power_management_) power_management_->press_power_button();
+}
+
+void Machine::request_stop() { request(Action::kStop); }
+
+// The first request wins: what comes later was asked by a guest that has ended already.
+void Machine::request(Action action, uint32_t status) {
+  {
+    std::lock_guard lock(action_mutex_);
+    if (action_ != Action::kNone) return;
+    action_ = action;
+    action_status_ = status;
+  }
+  stop_processors();
+}
+
+// What waits to be done is done even if all are parked already, or were and have been resumed meanwhile.
+void Machine::stop_processors() {
+  for (const auto& thread : threads_) thread->request_stop();
+  loop_.post([this] {
+    if (exit_ || !stop_wanted()) return;
+    if (all_parked()) return handle_stopped();
+    for (const auto& thread : threads_) thread->request_stop();
+  });
+}
+
+bool Machine::stop_wanted() {
+  std::lock_guard lock(action_mutex_);
+  return action_ != Action::kNone || pause_requested_;
+}
+
+bool Machine::all_parked() const {
+  for (const auto& thread : threads_) {
+    if (!thread->parked()) return false;
+  }
+  return true;
+}
+
+void Machine::on_vcpu_stopped(unsigned index, cpu::StopReason reason) {
+  if (exit_) return;
+  if (reason != cpu::StopReason::kStopped || stepping_) {
+    last_stopped_ = index;
+    last_reason_ = reason;
+    for (const auto& thread : threads_) thread->request_stop();
+  }
+  if (all_parked()) handle_stopped();
+}
+
+void Machine::handle_stopped() {
+  Action action;
+  uint32_t status;
+  {
+    std::lock_guard lock(action_mutex_);
+    action = std::exchange(action_, Action::kNone);
+    status = action_status_;
+  }
+  const cpu::StopReason reason = std::exchange(last_reason_, cpu::StopReason::kStopped);
+  if (std::exchange(stepping_, false)) vcpu(last_stopped_).set_single_step(false);
+
+  switch (action) {
+    case Action::kPowerOff: return finish({.kind = MachineExit::Kind::kPoweredOff});
+    case Action::kDebugExit: return finish({.kind = MachineExit::Kind::kDebugExit, .status = status});
+    case Action::kStop: return finish({.kind = MachineExit::Kind::kStopped});
+    case Action::kReset: {
+      if (!options_.reboot) return finish({.kind = MachineExit::Kind::kResetRequested});
+      reset_hardware();
+      if (auto booted = boot(); !booted)
+        return finish({.kind = MachineExit::Kind::kHostError, .text = booted.error().context("cannot restart the guest").to_string()});
+      break;
+    }
+    case Action::kNone: break;
+  }
+
+  if (reason == cpu::StopReason::kShutdown && !stop_listener_) {
+    auto state = std::make_unique<cpu::CpuState>();
+    vcpu(last_stopped_).get_state(*state);
+    return finish({.kind = MachineExit::Kind::kShutdown, .text = dump_cpu_state(*state)});
+  }
+  const bool pause_requested = std::exchange(pause_requested_, false);
+  if (pause_requested || reason == cpu::StopReason::kDebug || reason == cpu::StopReason::kShutdown) {
+    paused_ = true;
+    if (stop_listener_) stop_listener_(reason == cpu::StopReason::kStopped ? 0 : last_stopped_, reason);
+    return;
+  }
+  if (!paused_) resume_all();
+}
+
+void Machine::finish(MachineExit exit) {
+  exit_ = std::move(exit);
+  loop_.quit();
+}
+
+void Machine::resume_all() {
+  paused_ = false;
+  for (const auto& thread : threads_) thread->resume();
+}
+
+void Machine::pause() {
+  pause_requested_ = true;
+  stop_processors();
+}
+
+void Machine::resume() {
+  if (!paused_ || exit_) return;
+  resume_all();
+}
+
+void Machine::step(unsigned index) {
+  if (!paused_ || exit_ || index >= threads_.size()) return;
+  paused_ = false;
+  stepping_ = true;
+  last_stopped_ = index;
+  vcpu(index).set_single_step(true);
+  threads_[index]->resume();
+}
+
+std::string Machine::statistics() const {
+  std::string text;
+  for (size_t i = 0; i < threads_.size(); ++i) text += threads_[i]->vcpu().statistics();
+  return text;
+}
+
+}  // namespace rhea::machine

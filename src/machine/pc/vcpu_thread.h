@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+// The thread of one vCPU: parked until resume(), then inside Vcpu::run() until that returns.
+#pragma once
+
+#include <condition_variable>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <thread>
+
+#include "cpu/engine.h"
+
+namespace rhea::machine {
+
+class VcpuThread {
+ public:
+  using OnStop = std::function<void(cpu::StopReason)>;  // called on the vCPU's thread after run() has returned
+
+  VcpuThread(std::unique_ptr<cpu::Vcpu> vcpu, unsigned index, OnStop on_stop);
+  ~VcpuThread();  // stops the vCPU and joins
+  VcpuThread(const VcpuThread&) = delete;
+  VcpuThread& operator=(const VcpuThread&) = delete;
+
+  cpu::Vcpu& vcpu() { return *vcpu_; }
+
+  // One thread (the main loop's) calls these. resume() only while parked.
+  void resume();
+  bool parked();
+  // Any thread: makes run() return; harmless while parked.
+  void request_stop();
+
+ private:
+  enum class State { kParked, kRunning, kQuit };
+  void thread_main();
+
+  std::unique_ptr<cpu::Vcpu> vcpu_;
+  unsigned index_;
+  OnStop on_stop_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  State state_ = State::kParked;
+  bool quit_ = false;
+  std::thread thread_;
+};
+
+}  // namespace rhea::machine

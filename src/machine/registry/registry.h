@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+// The one list of devices that a machine can have: name, state version, when it is wanted, how it is made.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "base/error.h"
+#include "devices/acpi/pm/pm.h"
+#include "devices/pci/pci_bus.h"
+#include "devices/serial/char_backend.h"
+#include "io/address_space.h"
+#include "io/clock.h"
+#include "io/device.h"
+#include "io/irq.h"
+
+namespace rhea::machine {
+
+// What the user chose about the board's devices.
+struct BoardOptions {
+  uint64_t memory_below_4g_bytes = 0;
+  uint64_t memory_above_4g_bytes = 0;
+  devices::CharBackend* serial[2] = {};  // COM1, COM2; nullptr: nothing attached
+  bool debug_exit = false;
+  std::function<void(std::span<const std::byte>)> debugcon;  // empty: no such device
+};
+
+// What devices ask of the machine. vCPU threads, outside device locks.
+struct BoardRequests {
+  std::function<void()> reset;
+  std::function<void()> power_off;
+  std::function<void(uint32_t status)> debug_exit;
+};
+
+// What a factory finds, and what it leaves for factories further down the list.
+struct Board {
+  io::Clock& clock;
+  io::AddressSpace& physical;
+  io::AddressSpace& ports;
+  io::IrqRouter& router;
+  devices::PciBus& pci;
+  const BoardOptions& options;
+  const BoardRequests& requests;
+
+  io::IoHandler* reset_register = nullptr;
+  devices::AcpiPm* power_management = nullptr;
+};
+
+// One device of the board.
+struct BoardDevice {
+  std::string_view name;          // of the instance: its section in saved state
+  std::string_view description;
+  uint32_t state_version;
+  bool (*wanted)(const BoardOptions&);
+  // Makes the device, maps its registers and connects its interrupts.
+  Result<std::unique_ptr<io::Device>> (*create)(Board& board);
+};
+
+// In the order of creation and of reset.
+std::span<const BoardDevice> device_registry();
+
+}  // namespace rhea::machine
