@@ -33,6 +33,8 @@ function(rhea_test name)
   add_executable(${name}_test ${ARG_SOURCES})
   target_link_libraries(${name}_test PRIVATE ${ARG_DEPS} rhea_options GTest::gtest GTest::gmock GTest::gtest_main)
   target_include_directories(${name}_test PRIVATE ${PROJECT_SOURCE_DIR}/src)
+  # g++ warns of `if (x) EXPECT_EQ(...)`, which GoogleTest's macros make safe.
+  target_compile_options(${name}_test PRIVATE -Wno-dangling-else)
   add_test(NAME ${name} COMMAND ${name}_test)
   set_tests_properties(${name} PROPERTIES LABELS unit)
   if(ARG_TIMEOUT)
