@@ -13,6 +13,7 @@
 #include "cpu/cpu_state.h"
 #include "io/address_space.h"
 #include "io/clock.h"
+#include "io/irq.h"
 #include "memory/guest_memory.h"
 
 namespace rhea::cpu {
@@ -33,6 +34,7 @@ struct EngineContext {
   io::AddressSpace& physical;  // guest-physical
   io::AddressSpace& ports;     // 64 KiB of I/O ports
   io::Clock& clock;
+  io::IrqRouter& irq;            // for the ExtINT acknowledge cycle
   const CpuModel& cpu_model;
 };
 

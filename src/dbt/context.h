@@ -15,6 +15,7 @@
 #include "cpu/cpu_state.h"
 #include "io/address_space.h"
 #include "io/clock.h"
+#include "io/irq.h"
 #include "memory/guest_memory.h"
 
 namespace rhea::cpu {
@@ -37,9 +38,9 @@ inline constexpr unsigned kTlbEntries = 65536;        // direct-mapped by bits 1
 inline constexpr unsigned kJumpCacheEntries = 65536;  // direct-mapped by bits 0-15 of RIP
 inline constexpr unsigned kJumpCacheSlots = 6;
 
-// Tags are negated so that translated code can compare without touching the flags; an unused entry holds
-// kInvalidTag, which no page-aligned address negates to.
-inline constexpr uint64_t kInvalidTag = 0x800;
+// Tags are negated so that translated code can compare without touching the flags. Zero means unused: as a
+// tag it could only match page (or RIP) 0, whose index is 0; there invalid_tag() is a non-canonical value.
+inline constexpr uint64_t invalid_tag(uint32_t index) { return index ? 0 : uint64_t{1} << 62; }
 
 struct DataTlb {
   std::array<uint64_t, kTlbEntries> read_tag;   // -(virtual page address)
@@ -55,6 +56,9 @@ struct JumpCache {
   std::array<uint64_t, kJumpCacheEntries> target;  // host address of the indirect entry
 };
 
+// What the dispatcher must do before it runs the next block.
+enum class ExitReason : uint32_t { kNone, kStopped, kHalted, kShutdown, kDebug, kInstructionLimit };
+
 struct alignas(4096) Context {
   cpu::CpuState state;
 
@@ -65,13 +69,21 @@ struct alignas(4096) Context {
   uint32_t arith_flags = 0;       // bits 8-15: LAHF's AH image; bit 0: OF
   uint8_t interrupt_flag = 0;     // RFLAGS.IF
   uint8_t direction_flag = 0;     // RFLAGS.DF
+  uint8_t step_pending = 0;       // the instruction just run was single-stepped
+  uint8_t code_invalidated = 0;   // a store has dropped translations: the current block may be stale
+  uint8_t vectors_saved = 0;      // the guest's vector state is in state.xsave at the moment
+  uint32_t mode = 0;              // the mode word (dbt/mode.h) of the code being run
   uint64_t page_mask = ~uint64_t{0xfff};
+  uint64_t bit_masks[3] = {0x0f, 0x1f, 0x3f};  // bit index within 16, 32, 64 bits
+  uint64_t sign_mask = uint64_t{1} << 63;
   uint64_t scratch[8] = {};       // spill space inside one instruction
-  uint64_t tsc_offset = 0;        // guest TSC = host TSC + this
+  uint64_t tsc_offset = 0;        // guest TSC = host TSC + this (TSC_ADJUST included)
   int64_t instructions_left = 0;  // deterministic clock: budget, counted down per block
   uint16_t fpu_fop = 0;           // last x87 instruction: opcode, IP and data address as the guest sees them
   uint64_t fpu_fip = 0, fpu_fdp = 0;
-  alignas(64) std::array<std::byte, 128> bounce{};  // for accesses that no single host page serves
+  uint64_t host_stack = 0;        // the C++ caller's stack pointer while in the code cache
+  ExitReason exit_reason = ExitReason::kNone;
+  alignas(64) std::array<std::byte, 192> bounce{};  // for accesses that no single host page serves
 
   // Wiring.
   memory::GuestMemory* memory = nullptr;
@@ -80,6 +92,7 @@ struct alignas(4096) Context {
   io::Clock* clock = nullptr;
   const cpu::CpuModel* cpu_model = nullptr;
   cpu::Lapic* lapic = nullptr;
+  io::IrqRouter* irq = nullptr;
   Runtime* runtime = nullptr;
 
   // --- registers as C++ code sees them between instructions ---

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+// Block tables.
+#include "dbt/runtime/block.h"
+
+#include <algorithm>
+#include <new>
+
+namespace rhea::dbt {
+
+Arena::~Arena() {
+  for (uint8_t* chunk : chunks_) ::operator delete(chunk, std::align_val_t{64});
+}
+
+void* Arena::allocate(size_t bytes, size_t alignment) {
+  size_t start = (used_ + alignment - 1) & ~(alignment - 1);
+  if (start + bytes > kChunkBytes || chunks_.empty()) {
+    if (!chunks_.empty()) ++chunk_;
+    if (chunk_ >= chunks_.size()) chunks_.push_back(static_cast<uint8_t*>(::operator new(kChunkBytes, std::align_val_t{64})));
+    start = 0;
+  }
+  used_ = start + bytes;
+  return chunks_[chunk_] + start;
+}
+
+void Arena::reset() {
+  chunk_ = 0;
+  used_ = chunks_.empty() ? kChunkBytes : 0;
+}
+
+BlockMap::BlockMap() : buckets_(size_t{1} << kHashBits), pages_(size_t{1} << kPageBits) {}
+
+Block* BlockMap::find(uint64_t physical, uint32_t mode, uint64_t second_page) const {
+  for (Block* block = buckets_[hash(physical, mode)]; block; block = block->next_hash)
+    if (block->physical == physical && block->mode == mode && (block->second_page == kNoPage || block->second_page == second_page))
+      return block;
+  return nullptr;
+}
+
+BlockMap::PageEntry* BlockMap::page_entry(uint64_t page) const {
+  for (PageEntry* entry = pages_[(page >> 12) & ((1u << kPageBits) - 1)]; entry; entry = entry->next)
+    if (entry->page == page) return entry;
+  return nullptr;
+}
+
+Block* BlockMap::page_head(uint64_t page) const {
+  const PageEntry* entry = page_entry(page);
+  return entry ? entry->head : nullptr;
+}
+
+void BlockMap::insert(Block* block) {
+  Block*& bucket = buckets_[hash(block->physical, block->mode)];
+  block->next_hash = bucket;
+  bucket = block;
+  ++size_;
+  const uint64_t own[2] = {block->physical & ~uint64_t{0xfff}, block->second_page};
+  for (unsigned i = 0; i < 2; ++i) {
+    if (own[i] == kNoPage) continue;
+    if (i == 1 && own[1] == own[0]) continue;  // both halves on one physical page: listed once
+    PageEntry* entry = page_entry(own[i]);
+    if (!entry) {
+      entry = page_arena_.make<PageEntry>();
+      PageEntry*& head = pages_[(own[i] >> 12) & ((1u << kPageBits) - 1)];
+      entry->page = own[i];
+      entry->next = head;
+      head = entry;
+    }
+    block->next_in_page[i] = entry->head;
+    entry->head = block;
+  }
+}
+
+void BlockMap::unlink_from_page(Block* block, uint64_t page, unsigned which) {
+  PageEntry* entry = page_entry(page);
+  if (!entry) return;
+  Block** at = &entry->head;
+  while (*at && *at != block) at = &(*at)->next_in_page[((*at)->physical & ~uint64_t{0xfff}) == page ? 0 : 1];
+  if (*at) *at = block->next_in_page[which];
+}
+
+void BlockMap::remove(Block* block) {
+  Block** at = &buckets_[hash(block->physical, block->mode)];
+  while (*at && *at != block) at = &(*at)->next_hash;
+  if (*at) {
+    *at = block->next_hash;
+    --size_;
+  }
+  const uint64_t page = block->physical & ~uint64_t{0xfff};
+  unlink_from_page(block, page, 0);
+  if (block->second_page != kNoPage && block->second_page != page) unlink_from_page(block, block->second_page, 1);
+}
+
+void BlockMap::clear() {
+  std::fill(buckets_.begin(), buckets_.end(), nullptr);
+  std::fill(pages_.begin(), pages_.end(), nullptr);
+  page_arena_.reset();
+  size_ = 0;
+}
+
+}  // namespace rhea::dbt

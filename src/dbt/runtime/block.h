@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+// Translated blocks, the links between them and the maps that find them.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "isa/x86/insn.h"
+
+namespace rhea::dbt {
+
+struct Block;
+
+// A direct jump out of a block. Unlinked it goes to its stub, which asks the dispatcher.
+struct Link {
+  Block* from = nullptr;
+  Block* to = nullptr;
+  Link* next_incoming = nullptr;   // in to->incoming
+  uint8_t* site = nullptr;         // writable alias of the rel32 to patch
+  uint64_t stub = 0;               // executable address it jumps to while unlinked
+  int32_t target_offset = 0;       // target IP - code_base; within the page
+  uint32_t mode = 0;               // mode word at the target
+};
+
+// From host code back to the guest instruction it belongs to.
+struct HostPoint {
+  uint32_t host_offset;   // from Block::code_start
+  uint16_t guest_offset;  // from code_base (up to 4095 + 15)
+  uint8_t guest_length : 4;
+  uint8_t stack_access : 1;  // its memory operand goes through SS
+  uint8_t index;          // of the instruction in the block
+};
+
+inline constexpr uint64_t kNoPage = ~uint64_t{0};
+
+struct Block {
+  uint64_t physical = 0;        // of the first byte
+  uint64_t second_page = kNoPage;  // guest-physical page of the bytes past the page end, for a straddling instruction
+  uint32_t mode = 0;
+  uint16_t guest_bytes = 0;
+  uint16_t instruction_count = 0;
+  bool valid = true;
+  uint64_t code_start = 0, code_end = 0;  // executable addresses
+  uint64_t indirect_entry = 0;  // expects the IP in r14
+  uint64_t direct_entry = 0;    // expects code_base to be right
+  Block* next_hash = nullptr;
+  Block* next_in_page[2] = {nullptr, nullptr};
+  Link* incoming = nullptr;
+  HostPoint* points = nullptr;
+  uint32_t point_count = 0;
+  uint8_t link_count = 0;
+  Link links[2];
+
+  bool overlaps(uint64_t start, uint64_t end) const {  // guest-physical range [start, end)
+    const uint64_t page_end = (physical | 0xfff) + 1;
+    const uint64_t first_end = physical + guest_bytes < page_end ? physical + guest_bytes : page_end;
+    if (start < first_end && end > physical) return true;
+    if (second_page == kNoPage) return false;
+    const uint64_t second_end = second_page + (physical + guest_bytes - page_end);
+    return start < second_end && end > second_page;
+  }
+};
+
+// A decoded instruction kept for a system function.
+struct InsnRecord {
+  isa::x86::Insn insn;
+  uint16_t guest_offset;
+};
+
+// Bump allocator of blocks and their tables; freed as a whole with the code cache. Single-threaded.
+class Arena {
+ public:
+  ~Arena();
+  void* allocate(size_t bytes, size_t alignment);
+  template <class T>
+  T* make(size_t count = 1) {
+    T* objects = static_cast<T*>(allocate(sizeof(T) * count, alignof(T)));
+    for (size_t i = 0; i < count; ++i) new (objects + i) T();
+    return objects;
+  }
+  void reset();
+
+ private:
+  static constexpr size_t kChunkBytes = size_t{1} << 20;
+  std::vector<uint8_t*> chunks_;
+  size_t chunk_ = 0, used_ = kChunkBytes;
+};
+
+// Finds blocks by (guest-physical address, mode word) and by page. Lookups are safe in
+// general-register-only code; all calls on the vCPU thread.
+class BlockMap {
+ public:
+  BlockMap();
+  Block* find(uint64_t physical, uint32_t mode, uint64_t second_page = kNoPage) const;
+  // A straddling block of this key whatever its second page; nullptr if none.
+  void insert(Block* block);
+  void remove(Block* block);
+  Block* page_head(uint64_t page) const;  // page: guest-physical page address
+  void clear();
+  uint64_t size() const { return size_; }
+
+  // Next block on `page` after `block`.
+  static Block* next_on_page(const Block* block, uint64_t page) {
+    return block->next_in_page[(block->physical & ~uint64_t{0xfff}) == page ? 0 : 1];
+  }
+
+ private:
+  static constexpr unsigned kHashBits = 17, kPageBits = 16;
+  struct PageEntry {
+    uint64_t page = kNoPage;
+    Block* head = nullptr;
+    PageEntry* next = nullptr;
+  };
+  static uint64_t hash(uint64_t physical, uint32_t mode) {
+    return ((physical ^ (uint64_t{mode} << 29)) * 0x9e3779b97f4a7c15) >> (64 - kHashBits);
+  }
+  PageEntry* page_entry(uint64_t page) const;
+  void unlink_from_page(Block* block, uint64_t page, unsigned which);
+
+  std::vector<Block*> buckets_;
+  std::vector<PageEntry*> pages_;
+  Arena page_arena_;
+  uint64_t size_ = 0;
+};
+
+}  // namespace rhea::dbt

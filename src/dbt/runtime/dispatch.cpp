@@ -1,0 +1,323 @@
+// SPDX-License-Identifier: Apache-2.0
+// The dispatcher: finds or makes the block for state.rip, takes requests and interrupts in between.
+//
+// General registers only: runs with the guest's vector registers in place.
+#include "cpu/lapic.h"
+#include "dbt/runtime/entry_points.h"
+#include "dbt/runtime/runtime.h"
+
+namespace rhea::dbt {
+
+using cpu::kCs;
+
+namespace {
+
+uint64_t mask_ip(uint64_t rip, uint32_t word) {
+  switch (word & mode::kCodeSizeMask) {
+    case 0: return rip & 0xffff;
+    case 1: return rip & 0xffffffff;
+    default: return rip;
+  }
+}
+
+bool canonical(uint64_t address) { return static_cast<uint64_t>(static_cast<int64_t>(address << 16) >> 16) == address; }
+
+}  // namespace
+
+uint64_t Runtime::linear_ip(uint64_t rip) const {
+  if (context_.state.code64()) return rip;
+  return (rip + context_.state.segment[kCs].base) & 0xffffffff;
+}
+
+void Runtime::deliver_pending_interrupt() {
+  struct Request {
+    Context* context;
+    int vector = -1;
+    bool nmi = false;
+    bool more = false;
+  } request{&context_};
+  // The local APIC is ordinary code; the decision and the acknowledge cycle are made in one call.
+  call_with_vectors_saved(context_, [](void* argument) {
+    auto& r = *static_cast<Request*>(argument);
+    Context& c = *r.context;
+    switch (c.lapic->pending()) {
+      case cpu::LapicEvent::kNmi:
+        if (!c.state.nmi_blocked && c.lapic->take_nmi()) r.nmi = true;
+        break;
+      case cpu::LapicEvent::kInterrupt:
+        if (c.interrupt_flag) r.vector = c.lapic->acknowledge_interrupt();
+        break;
+      case cpu::LapicEvent::kExtInt:
+        if (c.interrupt_flag) r.vector = c.irq->acknowledge_ext_int();
+        break;
+      default:
+        break;
+    }
+    r.more = c.lapic->pending() != cpu::LapicEvent::kNone;
+  }, &request);
+  std::atomic_ref(context_.irq_pending).store(request.more, std::memory_order_release);
+  if (request.vector < 0 && !request.nmi) return;
+  ++counters_.interrupts;
+  context_.state.halted = false;
+  const Next next = deliver_interrupt(context_, request.nmi ? static_cast<uint8_t>(kNmi) : static_cast<uint8_t>(request.vector));
+  if (next == Next::kShutdown) context_.exit_reason = ExitReason::kShutdown;
+}
+
+bool Runtime::handle_requests(ThunkResult& result) {
+  std::atomic_ref(context_.exit_request).store(0, std::memory_order_relaxed);
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  if (remote_pending_.load(std::memory_order_acquire)) {
+    call_with_vectors_saved(context_, [](void* self) { static_cast<Runtime*>(self)->drain_remote_writes(); }, this);
+  }
+  if (std::atomic_ref(stop_requested).load(std::memory_order_acquire)) {
+    result = leave(ExitReason::kStopped);
+    return true;
+  }
+  ++counters_.polls;
+  deliver_pending_interrupt();
+  if (context_.exit_reason != ExitReason::kNone) {
+    result = leave(context_.exit_reason);
+    return true;
+  }
+  return false;
+}
+
+ThunkResult Runtime::dispatch() {
+  Context& c = context_;
+  for (;;) {
+    ++counters_.dispatches;
+    if (c.step_pending) [[unlikely]] {
+      c.step_pending = 0;
+      if (debugger_step) return leave(ExitReason::kDebug);
+      if (c.state.rflags & cpu::rflags::kTf) {
+        ++counters_.exceptions;
+        if (deliver_exception(c, Exception{.vector = kDebugException, .dr6_bits = 0x4000}) == Next::kShutdown) return leave(ExitReason::kShutdown);
+      }
+    }
+    const bool shadow = c.state.sti_shadow || c.state.mov_ss_shadow;
+    if (!shadow) {
+      if (std::atomic_ref(c.exit_request).load(std::memory_order_acquire) ||
+          (std::atomic_ref(c.irq_pending).load(std::memory_order_relaxed) && c.interrupt_flag)) {
+        ThunkResult result;
+        if (handle_requests(result)) return result;
+      }
+    }
+    c.state.sti_shadow = c.state.mov_ss_shadow = false;
+
+    uint32_t word = mode::current(c);
+    if (shadow) word |= mode::kOneInstruction;
+    if (options_.instruction_clock) {
+      if (c.instructions_left <= 0) {
+        c.state.sti_shadow = shadow;
+        return leave(ExitReason::kInstructionLimit);
+      }
+      if (exact_budget) word |= mode::kOneInstruction;
+    }
+    if (debugger_step) word |= mode::kTrap;
+    const uint64_t rip = c.state.rip = mask_ip(c.state.rip, word);
+    const uint64_t linear = linear_ip(rip);
+    if (!breakpoints_.empty()) [[unlikely]] {
+      if (skip_breakpoint_ != linear) {
+        for (const uint64_t breakpoint : breakpoints_)
+          if (breakpoint == linear) {
+            skip_breakpoint_ = linear;
+            return leave(ExitReason::kDebug);
+          }
+      }
+      skip_breakpoint_ = ~uint64_t{0};
+    }
+    if (mode::code64(word) && !canonical(rip)) [[unlikely]] {
+      ++counters_.exceptions;
+      if (deliver_exception(c, Exception{.vector = kGeneralProtection, .has_error_code = true}) == Next::kShutdown)
+        return leave(ExitReason::kShutdown);
+      continue;
+    }
+    const auto physical = fetch_address(linear);
+    if (!physical) {
+      ++counters_.exceptions;
+      if (deliver_exception(c, physical.error()) == Next::kShutdown) return leave(ExitReason::kShutdown);
+      continue;
+    }
+    Block* block = find_block(rip, *physical, word);
+    if (!block) {
+      struct Request {
+        Runtime* runtime;
+        uint64_t rip, physical;
+        uint32_t word;
+        Block* block;
+      } request{this, rip, *physical, word, nullptr};
+      call_with_vectors_saved(c, [](void* argument) {
+        auto& r = *static_cast<Request*>(argument);
+        r.block = r.runtime->translate(r.rip, r.physical, r.word);
+      }, &request);
+      block = request.block;
+      if (!block) {  // the first instruction crosses into a page that cannot be fetched
+        const auto second = fetch_address((linear | 0xfff) + 1);
+        if (!second) {
+          ++counters_.exceptions;
+          if (deliver_exception(c, second.error()) == Next::kShutdown) return leave(ExitReason::kShutdown);
+        }
+        continue;
+      }
+    }
+    c.mode = word;
+    if (options_.opt_level > 0 && block->valid && !(word & (mode::kOneInstruction | mode::kTrap))) fill_jump_cache(rip, word, block);
+    return {kActionResume, block->indirect_entry};
+  }
+}
+
+Block* Runtime::find_block(uint64_t rip, uint64_t physical, uint32_t word) {
+  Block* block = blocks_.find(physical, word);
+  if (block) return block;
+  // A straddling instruction's translation also depends on where the next page lies.
+  if ((physical & 0xfff) <= 0x1000 - 15) return nullptr;
+  const auto second = fetch_address((linear_ip(rip) | 0xfff) + 1);
+  return second ? blocks_.find(physical, word, *second & ~uint64_t{0xfff}) : nullptr;
+}
+
+ThunkResult Runtime::dispatch_link(Link* link) {
+  Context& c = context_;
+  c.state.rip = c.code_base + static_cast<int64_t>(link->target_offset);
+  c.mode = link->mode;
+  const uint32_t generation = flush_generation_;
+  const ThunkResult result = dispatch();
+  // Link only if what is about to run is this link's target, reached without an event in between.
+  if (generation == flush_generation_ && link->from->valid && options_.opt_level > 0 && cache_.contains_exec(result.value) &&
+      c.exit_reason == ExitReason::kNone) {
+    Block* target = block_of_host(result.value);
+    if (target && target->valid && target->indirect_entry == result.value && target->mode == link->mode &&
+        (target->physical & 0xfff) == static_cast<uint64_t>(link->target_offset) &&
+        (target->physical & ~uint64_t{0xfff}) == (link->from->physical & ~uint64_t{0xfff}) &&
+        link->from->second_page == kNoPage && !link->to)
+      this->link(link, target);
+  }
+  return result;
+}
+
+ThunkResult Runtime::resume_with(const Exception& exception) {
+  ++counters_.exceptions;
+  context_.step_pending = 0;
+  context_.state.rip = mask_ip(context_.state.rip, mode::current(context_));
+  if (deliver_exception(context_, exception) == Next::kShutdown) return leave(ExitReason::kShutdown);
+  return dispatch();
+}
+
+void Runtime::set_rip_from_host(uint64_t return_address) {
+  const Block* block = block_of_host(return_address - 1);
+  if (!block) return;
+  const HostPoint* point = point_of_host(*block, return_address - 1);
+  context_.state.rip = context_.code_base + point->guest_offset;
+  if (options_.instruction_clock) correct_instruction_count(*block, *point, point->index);
+}
+
+void Runtime::correct_instruction_count(const Block& block, const HostPoint&, unsigned executed) {
+  context_.instructions_left += static_cast<int64_t>(block.instruction_count) - executed;
+}
+
+ThunkResult Runtime::fault_at(const Exception& exception, uint64_t return_address) {
+  set_rip_from_host(return_address);
+  return resume_with(exception);
+}
+
+ThunkResult Runtime::raise_at(uint32_t info, uint64_t return_address) {
+  return fault_at(Exception{.vector = static_cast<uint8_t>(info), .has_error_code = (info & 0x100) != 0, .error_code = info >> 16}, return_address);
+}
+
+ThunkResult Runtime::run_system(const InsnRecord* record, uint64_t) {
+  Context& c = context_;
+  ++counters_.system_calls;
+  c.state.rip = c.code_base + record->guest_offset;
+  if (!mode::code64(c.mode)) c.state.rip &= 0xffffffff;
+  c.code_invalidated = 0;
+  const auto next = execute_system(c, record->insn);
+  if (!next) {
+    // The instruction ends its block, so everything before it was counted and it was not executed.
+    if (options_.instruction_clock) c.instructions_left += 1;
+    return resume_with(next.error());
+  }
+  switch (*next) {
+    case Next::kContinue:
+      if (!c.code_invalidated && !c.step_pending && !std::atomic_ref(c.exit_request).load(std::memory_order_relaxed) &&
+          !(c.interrupt_flag && std::atomic_ref(c.irq_pending).load(std::memory_order_relaxed)))
+        return {kActionContinue, 0};
+      return dispatch();
+    case Next::kHalt:
+      c.state.halted = true;
+      ++counters_.halts;
+      return leave(ExitReason::kHalted);
+    case Next::kShutdown:
+      return leave(ExitReason::kShutdown);
+    case Next::kInterruptShadow:
+      if (c.state.mov_ss_shadow) c.step_pending = 0;
+      return dispatch();
+    case Next::kDispatch:
+      break;
+  }
+  return dispatch();
+}
+
+ThunkResult Runtime::check_segment(uint64_t offset, uint32_t info, uint64_t return_address) {
+  if (info & kInfoAlignCheck) {  // `offset` is linear already; ten-byte reals align as eight [SDM-3A 6.15 #AC]
+    const unsigned size = info & kInfoSizeMask;
+    if (offset & ((size == 10 ? 8 : size) - 1)) return fault_at(Exception{.vector = kAlignmentCheck, .has_error_code = true}, return_address);
+    return {kActionContinue, offset};
+  }
+  const auto linear = linear_address(context_, info >> kInfoSegmentShift, offset, info & kInfoSizeMask,
+                                     info & kInfoWrite ? Access::kWrite : Access::kRead);
+  if (!linear) return fault_at(linear.error(), return_address);
+  return {kActionContinue, *linear};
+}
+
+Block* Runtime::block_of_host(uint64_t exec_address) const {
+  size_t low = 0, high = by_host_.size();
+  while (low < high) {
+    const size_t middle = (low + high) / 2;
+    if (by_host_[middle]->code_start <= exec_address) low = middle + 1;
+    else high = middle;
+  }
+  if (low == 0) return nullptr;
+  Block* block = by_host_[low - 1];
+  return exec_address < block->code_end ? block : nullptr;
+}
+
+const HostPoint* Runtime::point_of_host(const Block& block, uint64_t exec_address) const {
+  const auto offset = static_cast<uint32_t>(exec_address - block.code_start);
+  uint32_t low = 0, high = block.point_count;
+  while (low < high) {
+    const uint32_t middle = (low + high) / 2;
+    if (block.points[middle].host_offset <= offset) low = middle + 1;
+    else high = middle;
+  }
+  return &block.points[low ? low - 1 : 0];
+}
+
+// ---- entry points of the thunks ----
+
+ThunkResult entry_dispatch(Context* context, uint64_t rip) {
+  context->state.rip = rip;
+  ++context->runtime->counters().indirect_misses;
+  return context->runtime->dispatch();
+}
+
+ThunkResult entry_link(Context* context, Link* link) { return context->runtime->dispatch_link(link); }
+
+ThunkResult entry_budget(Context* context, uint64_t rip, uint32_t instructions) {
+  context->state.rip = rip;
+  context->instructions_left += instructions;
+  context->runtime->exact_budget = true;  // too few left for a whole block: one at a time from here
+  return context->runtime->dispatch();
+}
+
+ThunkResult entry_system(Context* context, const InsnRecord* record, uint64_t, uint64_t return_address) {
+  return context->runtime->run_system(record, return_address);
+}
+
+ThunkResult entry_segment(Context* context, uint64_t offset, uint32_t info, uint64_t return_address) {
+  return context->runtime->check_segment(offset, info, return_address);
+}
+
+ThunkResult entry_raise(Context* context, uint32_t info, uint64_t, uint64_t return_address) {
+  return context->runtime->raise_at(info, return_address);
+}
+
+}  // namespace rhea::dbt

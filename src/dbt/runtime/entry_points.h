@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+// The C++ functions that thunks call. All are compiled for general registers only.
+#pragma once
+
+#include <cstdint>
+
+#include "dbt/context.h"
+
+namespace rhea::dbt {
+
+struct Link;
+struct InsnRecord;
+struct ThunkResult;
+
+ThunkResult entry_dispatch(Context* context, uint64_t rip);
+ThunkResult entry_link(Context* context, Link* link);
+ThunkResult entry_budget(Context* context, uint64_t rip, uint32_t instructions);
+ThunkResult entry_native_fault(Context* context);
+ThunkResult entry_memory(Context* context, uint64_t linear, uint32_t info, uint64_t return_address);
+ThunkResult entry_memory_after(Context* context, uint64_t, uint32_t after, uint64_t return_address);
+ThunkResult entry_system(Context* context, const InsnRecord* record, uint64_t, uint64_t return_address);
+ThunkResult entry_segment(Context* context, uint64_t offset, uint32_t info, uint64_t return_address);
+ThunkResult entry_raise(Context* context, uint32_t info, uint64_t, uint64_t return_address);
+
+// info words of the memory and segment thunks.
+inline constexpr uint32_t kInfoSizeMask = 0xff, kInfoWrite = 1u << 8, kInfoMmuShift = 9, kInfoRead = 1u << 15, kInfoAlignCheck = 1u << 14, kInfoSegmentShift = 16;
+
+}  // namespace rhea::dbt

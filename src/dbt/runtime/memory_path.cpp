@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+// What happens when an access of translated code misses its TLB: fill, fault, page crossing, devices,
+// and stores to pages that hold translated code.
+//
+// An access that no single host page serves runs against Context::bounce instead: filled before the
+// instruction if it reads, written back after it (memory_after) if it writes. The bounce slot keeps the low
+// six address bits, so that instructions that demand alignment still fault as they should.
+//
+// General registers only: runs with the guest's vector registers in place.
+#include "dbt/runtime/entry_points.h"
+#include "dbt/runtime/runtime.h"
+
+namespace rhea::dbt {
+
+namespace {
+
+// libc's memcpy may use vector registers.
+void copy_bytes(std::byte* to, const std::byte* from, unsigned size) {
+  for (unsigned i = 0; i < size; ++i) reinterpret_cast<volatile std::byte*>(to)[i] = from[i];
+}
+
+struct BusAccess {
+  io::AddressSpace* space;
+  uint64_t address;
+  std::byte* data;
+  unsigned size;
+  bool write;
+};
+
+// Devices see naturally sized accesses where the instruction makes one, else bytes in ascending order.
+void bus_access(void* argument) {
+  const auto& access = *static_cast<BusAccess*>(argument);
+  for (unsigned done = 0; done < access.size;) {
+    unsigned piece = access.size - done >= 8 ? 8 : access.size - done >= 4 ? 4 : access.size - done >= 2 ? 2 : 1;
+    uint64_t value = 0;
+    if (access.write) {
+      __builtin_memcpy(&value, access.data + done, piece);
+      access.space->write(access.address + done, value, piece);
+    } else {
+      value = access.space->read(access.address + done, piece);
+      __builtin_memcpy(access.data + done, &value, piece);
+    }
+    done += piece;
+  }
+}
+
+}  // namespace
+
+const Runtime::RamPiece* Runtime::find_ram(uint64_t physical) const {
+  for (unsigned i = 0; i < ram_count_; ++i)
+    if (physical - ram_[i].start < ram_[i].end - ram_[i].start) return &ram_[i];
+  return nullptr;
+}
+
+std::byte* Runtime::ram_pointer(uint64_t physical, unsigned size) const {
+  const RamPiece* piece = find_ram(physical);
+  if (!piece || !piece->meta || piece->end - physical < size) return nullptr;
+  return piece->host + (physical - piece->start);
+}
+
+ThunkResult Runtime::memory_access(uint64_t linear, uint32_t info, uint64_t return_address) {
+  Context& c = context_;
+  const unsigned size = info & kInfoSizeMask;
+  const bool write = info & kInfoWrite;
+  const auto mmu = static_cast<MmuIndex>((info >> kInfoMmuShift) & 3);
+  ++counters_.tlb_misses;
+  c.code_invalidated = 0;
+  if ((linear & 0xfff) + size > memory::kPageSize) return cross_page_access(linear, info, return_address);
+  const auto translation = dbt::translate(c, linear, write ? Access::kWrite : Access::kRead, mmu);
+  if (!translation) return fault_at(translation.error(), return_address);
+
+  const RamPiece* piece = find_ram(translation->physical);
+  if (!piece || (write && !piece->meta) || ((translation->physical & 0xfff) + size > piece->end - (translation->physical & ~uint64_t{0xfff})))
+    return device_access(linear, translation->physical, size, info);
+  std::byte* host = piece->host + (translation->physical - piece->start);
+  if (piece->meta) {
+    auto& meta = piece->meta[(translation->physical >> 12) - (piece->start >> 12)];
+    if (write && (meta.load(std::memory_order_relaxed) & memory::kPageHasCode)) {
+      ++counters_.code_page_stores;
+      invalidate(translation->physical, size);
+      if (c.code_invalidated || (meta.load(std::memory_order_relaxed) & memory::kPageHasCode))
+        return {kActionProceed, reinterpret_cast<uint64_t>(host) - linear};
+    }
+  }
+  fill_data_tlb(linear, *translation, host, mmu, write);
+  return {kActionContinue, 0};
+}
+
+// Reads or writes one piece of a bounced access.
+void Runtime::copy_piece(uint64_t physical, std::byte* data, unsigned size, bool to_guest) {
+  if (size == 0) return;
+  const RamPiece* piece = find_ram(physical);
+  if (piece && piece->end - physical >= size && (piece->meta || !to_guest)) {
+    std::byte* host = piece->host + (physical - piece->start);
+    if (to_guest) {
+      invalidate(physical, size);
+      copy_bytes(host, data, size);
+    } else {
+      copy_bytes(data, host, size);
+    }
+    return;
+  }
+  ++counters_.mmio;
+  BusAccess access{context_.physical, physical, data, size, to_guest};
+  call_with_vectors_saved(context_, bus_access, &access);
+}
+
+ThunkResult Runtime::device_access(uint64_t linear, uint64_t physical, unsigned size, uint32_t info) {
+  const uint64_t offset = linear & 63;
+  bounce_ = {.active = (info & kInfoWrite) != 0, .size = static_cast<uint8_t>(size), .first_size = static_cast<uint8_t>(size), .physical = {physical, 0}, .offset = offset};
+  if (info & kInfoRead) copy_piece(physical, context_.bounce.data() + offset, size, false);
+  return {kActionProceed, reinterpret_cast<uint64_t>(context_.bounce.data() + offset) - linear};
+}
+
+ThunkResult Runtime::cross_page_access(uint64_t linear, uint32_t info, uint64_t return_address) {
+  Context& c = context_;
+  ++counters_.page_crossings;
+  const unsigned size = info & kInfoSizeMask;
+  const auto mmu = static_cast<MmuIndex>((info >> kInfoMmuShift) & 3);
+  const Access access = info & kInfoWrite ? Access::kWrite : Access::kRead;
+  const auto first_size = static_cast<unsigned>(memory::kPageSize - (linear & 0xfff));
+  uint64_t second_linear = linear + first_size;
+  if (!mode::code64(c.mode)) second_linear &= 0xffffffff;
+  const auto first = dbt::translate(c, linear, access, mmu);
+  if (!first) return fault_at(first.error(), return_address);
+  const auto second = dbt::translate(c, second_linear, access, mmu);
+  if (!second) return fault_at(second.error(), return_address);
+  const uint64_t offset = linear & 63;
+  bounce_ = {.active = (info & kInfoWrite) != 0, .size = static_cast<uint8_t>(size), .first_size = static_cast<uint8_t>(first_size),
+             .physical = {first->physical, second->physical}, .offset = offset};
+  if (info & kInfoRead) {
+    copy_piece(first->physical, c.bounce.data() + offset, first_size, false);
+    copy_piece(second->physical, c.bounce.data() + offset + first_size, size - first_size, false);
+  }
+  return {kActionProceed, reinterpret_cast<uint64_t>(c.bounce.data() + offset) - linear};
+}
+
+ThunkResult Runtime::memory_after(uint64_t return_address, AfterStore after) {
+  Context& c = context_;
+  if (bounce_.active) {
+    bounce_.active = false;
+    std::byte* data = c.bounce.data() + bounce_.offset;
+    copy_piece(bounce_.physical[0], data, bounce_.first_size, true);
+    copy_piece(bounce_.physical[1], data + bounce_.first_size, bounce_.size - bounce_.first_size, true);
+  }
+  if (after == AfterStore::kStay) return {kActionContinue, 0};
+  if (!c.code_invalidated && !std::atomic_ref(c.exit_request).load(std::memory_order_relaxed)) return {kActionContinue, 0};
+  // The rest of this block may be stale, or a device wants attention: go on after this instruction.
+  const Block* block = block_of_host(return_address - 1);
+  if (!block) return {kActionContinue, 0};
+  const HostPoint* point = point_of_host(*block, return_address - 1);
+  c.state.rip = c.code_base + point->guest_offset + point->guest_length;
+  if (options_.instruction_clock) correct_instruction_count(*block, *point, point->index + 1u);
+  return dispatch();
+}
+
+ThunkResult entry_memory(Context* context, uint64_t linear, uint32_t info, uint64_t return_address) {
+  return context->runtime->memory_access(linear, info, return_address);
+}
+
+ThunkResult entry_memory_after(Context* context, uint64_t, uint32_t after, uint64_t return_address) {
+  return context->runtime->memory_after(return_address, static_cast<AfterStore>(after));
+}
+
+}  // namespace rhea::dbt

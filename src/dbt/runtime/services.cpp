@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the runtime offers the system functions. General registers only.
+#include "dbt/runtime/entry_points.h"
+#include "dbt/runtime/runtime.h"
+
+namespace rhea::dbt {
+
+namespace {
+
+constexpr uint32_t kDefaultMxcsr = 0x1f80;
+
+void xsave(Context& context) { asm volatile("xsave64 %0" : "+m"(context.state.xsave) : "a"(7), "d"(0) : "memory"); }
+void xrstor(Context& context) { asm volatile("xrstor64 %0" : : "m"(context.state.xsave), "a"(7), "d"(0) : "memory"); }
+
+}  // namespace
+
+void flush_tlb(Context& context, const FlushRequest& request) { context.runtime->flush_tlb(request); }
+
+void* tlb_lookup(Context& context, uint64_t linear, unsigned size_bytes, Access access, MmuIndex mmu) {
+  if ((linear & 0xfff) + size_bytes > memory::kPageSize) return nullptr;
+  const DataTlb& tlb = context.data_tlb[static_cast<unsigned>(mmu)];
+  const uint32_t index = (linear >> 12) & (kTlbEntries - 1);
+  const uint64_t tag = access == Access::kWrite ? tlb.write_tag[index] : tlb.read_tag[index];
+  if (tag + (linear & ~uint64_t{0xfff}) != 0 || access == Access::kExecute) return nullptr;
+  return reinterpret_cast<void*>(linear + tlb.addend[index]);
+}
+
+void note_store(Context& context, uint64_t physical, unsigned size_bytes) { context.runtime->invalidate(physical, size_bytes); }
+
+void call_with_vectors_saved(Context& context, void (*function)(void*), void* argument) {
+  if (context.vectors_saved) {  // nested: already in the context, and the live registers are ours
+    function(argument);
+    return;
+  }
+  xsave(context);
+  context.vectors_saved = 1;
+  asm volatile("fninit\n\tldmxcsr %0" : : "m"(kDefaultMxcsr));
+  function(argument);
+  context.vectors_saved = 0;
+  xrstor(context);
+}
+
+void save_vectors(Context& context) {
+  if (!context.vectors_saved) xsave(context);
+}
+
+void load_vectors(Context& context) {
+  if (!context.vectors_saved) xrstor(context);
+}
+
+ThunkResult Runtime::native_fault() {
+  ++counters_.native_faults;
+  set_rip_from_host(native_.pc + 1);
+  Exception exception{.vector = native_.vector};
+  if (native_.vector == kGeneralProtection || native_.vector == kPageFault) {
+    // #SS where the access went through SS with a non-canonical address; a misaligned one is #GP always.
+    exception.vector = kGeneralProtection;
+    exception.has_error_code = true;
+    const uint64_t address = native_.address;
+    const bool canonical = static_cast<uint64_t>(static_cast<int64_t>(address << 16) >> 16) == address;
+    const Block* block = block_of_host(native_.pc);
+    const HostPoint* point = block ? point_of_host(*block, native_.pc) : nullptr;
+    if (point && point->stack_access && !canonical) exception.vector = kStackFault;
+  }
+  return resume_with(exception);
+}
+
+ThunkResult entry_native_fault(Context* context) { return context->runtime->native_fault(); }
+
+}  // namespace rhea::dbt

@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: Apache-2.0
+// One vCPU of the dbt engine: owns its context and runtime, sleeps while halted.
+#include "engine/dbt/dbt_engine.h"
+
+#include <sys/mman.h>
+
+#include <condition_variable>
+#include <cstring>
+#include <mutex>
+#include <new>
+
+#include "base/fault_dispatcher.h"
+#include "cpu/lapic.h"
+#include "dbt/runtime/runtime.h"
+#include "io/instruction_clock.h"
+
+namespace rhea::engine_dbt {
+
+namespace {
+
+// The context with the stack that C++ code called from translated code runs on, below it, and a guard page.
+class ContextMapping {
+ public:
+  static Result<std::unique_ptr<ContextMapping>> create() {
+    void* base = mmap(nullptr, kStackBytes + sizeof(dbt::Context), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (base == MAP_FAILED) return fail(Error::from_errno(errno, "allocating a vCPU's context"));
+    mprotect(base, 4096, PROT_NONE);
+    return std::unique_ptr<ContextMapping>(new ContextMapping(static_cast<std::byte*>(base)));
+  }
+  ~ContextMapping() { munmap(base_, kStackBytes + sizeof(dbt::Context)); }
+  dbt::Context& context() const { return *context_; }
+
+ private:
+  static constexpr size_t kStackBytes = size_t{1} << 20;
+  explicit ContextMapping(std::byte* base) : base_(base) {
+    // SAFETY: fresh zero pages are what value-initialisation would write, but for the non-zero defaults, which the
+    // header part's constructor sets; constructing the whole would touch megabytes of tables.
+    context_ = reinterpret_cast<dbt::Context*>(base + kStackBytes);
+    new (context_) dbt::Context;
+  }
+  std::byte* base_;
+  dbt::Context* context_;
+};
+
+class DbtVcpu final : public cpu::Vcpu, private base::FaultHandler {
+ public:
+  static Result<std::unique_ptr<DbtVcpu>> create(const cpu::EngineContext& engine, const DbtOptions& options, cpu::Lapic& lapic) {
+    auto mapping = RHEA_TRY(ContextMapping::create());
+    std::unique_ptr<DbtVcpu> vcpu(new DbtVcpu(std::move(mapping), lapic, options));
+    dbt::Context& c = vcpu->context();
+    c.memory = &engine.memory;
+    c.physical = &engine.physical;
+    c.ports = &engine.ports;
+    c.clock = &engine.clock;
+    c.irq = &engine.irq;
+    c.cpu_model = &engine.cpu_model;
+    c.lapic = &lapic;
+    dbt::RuntimeOptions runtime_options;
+    runtime_options.opt_level = options.opt_level;
+    runtime_options.instruction_clock = options.instruction_clock;
+    runtime_options.code_cache_bytes = options.code_cache_bytes;
+    runtime_options.tlb_index_mask = options.tlb_index_mask;
+    runtime_options.inject_bug = options.inject_bug;
+    runtime_options.perf_map = options.perf_map;
+    vcpu->runtime_ = RHEA_TRY(dbt::Runtime::create(c, runtime_options));
+    vcpu->clock_ = options.instruction_clock ? dynamic_cast<io::InstructionClock*>(&engine.clock) : nullptr;
+    if (options.instruction_clock && !vcpu->clock_) return fail(ErrorCode::kInvalidArgument, "counting instructions needs the machine's instruction clock");
+    cpu::CpuState initial;
+    cpu::reset_to_power_on(initial);
+    vcpu->set_state(initial);
+    DbtVcpu* self = vcpu.get();
+    lapic.set_kick([self] { self->kick(); });
+    return vcpu;
+  }
+  ~DbtVcpu() override { lapic_.set_kick({}); }
+
+  cpu::StopReason run(uint64_t instruction_limit) override;
+  void kick() override;
+  void request_stop() override;
+  void get_state(cpu::CpuState& state) const override;
+  void set_state(const cpu::CpuState& state) override;
+  bool translate_for_debug(uint64_t linear, uint64_t& physical) const override { return dbt::translate_for_debug(context(), linear, physical); }
+  void set_breakpoints(const std::vector<uint64_t>& linear_addresses) override { runtime_->set_breakpoints(linear_addresses); }
+  void set_single_step(bool on) override { single_step_ = on; }
+  std::string statistics() const override { return runtime_->statistics(); }
+
+ private:
+  DbtVcpu(std::unique_ptr<ContextMapping> mapping, cpu::Lapic& lapic, const DbtOptions& options)
+      : mapping_(std::move(mapping)), lapic_(lapic), options_(options) {}
+  dbt::Context& context() const { return mapping_->context(); }
+  bool on_fault(int signo, siginfo_t* info, ucontext_t* uc) override { return runtime_->on_fault(signo, info, uc); }
+  bool wake_condition();
+  bool wait_while_halted();
+  void grant_budget(uint64_t limit_left);
+  uint64_t settle_budget();
+
+  std::unique_ptr<ContextMapping> mapping_;
+  std::unique_ptr<dbt::Runtime> runtime_;
+  cpu::Lapic& lapic_;
+  DbtOptions options_;
+  io::InstructionClock* clock_ = nullptr;
+  bool single_step_ = false;
+  int64_t granted_ = 0;
+
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  bool kicked_ = false;
+  std::atomic<bool> sleeping_{false};
+};
+
+void DbtVcpu::kick() {
+  dbt::Context& c = context();
+  std::atomic_ref(c.irq_pending).store(1, std::memory_order_release);
+  std::atomic_ref(c.exit_request).store(1, std::memory_order_seq_cst);
+  if (sleeping_.load(std::memory_order_seq_cst)) {
+    std::lock_guard lock(mutex_);
+    kicked_ = true;
+    wake_.notify_one();
+  }
+}
+
+void DbtVcpu::request_stop() {
+  std::atomic_ref(runtime_->stop_requested).store(true, std::memory_order_release);
+  kick();
+}
+
+// Would an interrupt, NMI or a stop end HLT now?
+bool DbtVcpu::wake_condition() {
+  if (std::atomic_ref(runtime_->stop_requested).load(std::memory_order_acquire)) return true;
+  switch (lapic_.pending()) {
+    case cpu::LapicEvent::kNone: return false;
+    case cpu::LapicEvent::kInterrupt:
+    case cpu::LapicEvent::kExtInt: return context().interrupt_flag;
+    default: return true;
+  }
+}
+
+bool DbtVcpu::wait_while_halted() {
+  for (;;) {
+    if (wake_condition()) return true;
+    if (clock_) {
+      // Deterministic time jumps to the next timer; with none armed only the outside can wake us.
+      if (clock_->next_deadline_instructions()) {
+        clock_->skip_to_next_deadline();
+        clock_->run_due_timers();
+        continue;
+      }
+    }
+    sleeping_.store(true, std::memory_order_seq_cst);
+    if (wake_condition()) {
+      sleeping_.store(false, std::memory_order_relaxed);
+      return true;
+    }
+    std::unique_lock lock(mutex_);
+    wake_.wait(lock, [this] { return kicked_; });
+    kicked_ = false;
+    sleeping_.store(false, std::memory_order_relaxed);
+  }
+}
+
+// Deterministic time: the vCPU runs up to the next timer, or the caller's limit, and time follows it.
+void DbtVcpu::grant_budget(uint64_t limit_left) {
+  uint64_t budget = limit_left;
+  if (const auto next = clock_->next_deadline_instructions(); next && *next < budget) budget = *next;
+  granted_ = static_cast<int64_t>(budget);
+  context().instructions_left = granted_;
+  runtime_->exact_budget = false;
+}
+
+uint64_t DbtVcpu::settle_budget() {
+  const auto executed = static_cast<uint64_t>(granted_ - context().instructions_left);
+  granted_ = context().instructions_left;
+  clock_->advance(executed);
+  clock_->run_due_timers();
+  return executed;
+}
+
+cpu::StopReason DbtVcpu::run(uint64_t instruction_limit) {
+  auto guard = base::FaultGuard::create(*this);
+  RHEA_CHECK(guard.has_value());
+  dbt::Context& c = context();
+  constexpr uint64_t kSlice = 1'000'000'000;
+  uint64_t left = instruction_limit ? instruction_limit : UINT64_MAX;
+  runtime_->debugger_step = single_step_;
+  if (c.state.halted) {
+    wait_while_halted();
+  }
+  for (;;) {
+    if (clock_) grant_budget(std::min(left, kSlice));
+    c.exit_request = 1;  // look at everything first
+    const dbt::ExitReason reason = runtime_->run();
+    if (clock_) {
+      const uint64_t executed = settle_budget();
+      left = instruction_limit ? left - std::min(left, executed) : left;
+    }
+    switch (reason) {
+      case dbt::ExitReason::kStopped:
+        std::atomic_ref(runtime_->stop_requested).store(false, std::memory_order_relaxed);
+        return cpu::StopReason::kStopped;
+      case dbt::ExitReason::kShutdown: return cpu::StopReason::kShutdown;
+      case dbt::ExitReason::kDebug: return cpu::StopReason::kDebug;
+      case dbt::ExitReason::kInstructionLimit:
+        if (instruction_limit && left == 0) return cpu::StopReason::kInstructionLimit;
+        break;
+      case dbt::ExitReason::kHalted:
+        if (instruction_limit && left == 0) return cpu::StopReason::kInstructionLimit;
+        wait_while_halted();
+        break;
+      case dbt::ExitReason::kNone: break;
+    }
+    if (single_step_) return cpu::StopReason::kDebug;
+  }
+}
+
+void DbtVcpu::get_state(cpu::CpuState& state) const {
+  const dbt::Context& c = context();
+  state = c.state;
+  state.rflags = c.rflags();
+}
+
+void DbtVcpu::set_state(const cpu::CpuState& state) {
+  dbt::Context& c = context();
+  c.state = state;
+  c.set_rflags(state.rflags);
+  c.tsc_offset = c.clock->tsc_offset() + state.tsc_adjust;
+  // XRSTOR faults on reserved bits; a loaded image may hold any.
+  auto* words = reinterpret_cast<uint64_t*>(c.state.xsave.data());
+  words[64] &= 7;                                    // XSTATE_BV: x87, SSE, AVX
+  for (unsigned i = 65; i < 72; ++i) words[i] = 0;
+  auto* mxcsr = reinterpret_cast<uint32_t*>(c.state.xsave.data() + 24);
+  *mxcsr &= 0xffff;
+  c.exit_request = 1;
+  c.irq_pending = 1;
+  c.step_pending = 0;
+  runtime_->flush_tlb({.kind = dbt::FlushRequest::Kind::kAll});
+}
+
+class DbtEngine final : public cpu::Engine {
+ public:
+  DbtEngine(const cpu::EngineContext& context, const DbtOptions& options) : context_(context), options_(options) {}
+  std::string_view name() const override { return "dbt"; }
+  Result<std::unique_ptr<cpu::Vcpu>> create_vcpu(unsigned index, cpu::Lapic& lapic) override {
+    if (index > 0) return fail(ErrorCode::kUnsupported, "the dbt engine runs one vCPU for now");
+    return DbtVcpu::create(context_, options_, lapic);
+  }
+
+ private:
+  cpu::EngineContext context_;
+  DbtOptions options_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<cpu::Engine>> create_dbt_engine(const cpu::EngineContext& context, const DbtOptions& options) {
+  return std::make_unique<DbtEngine>(context, options);
+}
+
+}  // namespace rhea::engine_dbt
