@@ -96,6 +96,8 @@ Fallible<Next> software_interrupt(Context& context, uint8_t vector, uint64_t nex
 // On entry state.rip is the instruction's own; on success it is advanced (or set by the branch); on an
 // exception the registers are as before the instruction (or as the SDM says for REP).
 Fallible<Next> execute_system(Context& context, const isa::x86::Insn& insn);
+// Whether execute_system() knows the row.
+bool has_system_function(isa::x86::RowId row);
 
 // Handy pieces that translated code calls directly.
 Next syscall_instruction(Context& context, uint64_t next_rip);   // after checks; see execute_system

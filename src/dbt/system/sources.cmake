@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+# Sources of the guest processor's system semantics; included by src/dbt/CMakeLists.txt.
+set(RHEA_DBT_SYSTEM_SOURCES
+  system/control.cpp
+  system/descriptor_tables.cpp
+  system/descriptors.cpp
+  system/events.cpp
+  system/execute.cpp
+  system/far.cpp
+  system/far_return.cpp
+  system/fast_call.cpp
+  system/io.cpp
+  system/legacy.cpp
+  system/linear.cpp
+  system/misc.cpp
+  system/msr.cpp
+  system/operands.cpp
+  system/paging.cpp
+  system/paravirtual.cpp
+  system/segments.cpp
+  system/stack.cpp
+  system/state_instructions.cpp
+  system/strings.cpp
+  system/x87_environment.cpp
+)
+set(RHEA_DBT_SYSTEM_TESTS
+)
+
+# These run while the guest's vector registers are live: besides -mgeneral-regs-only (set by rhea_module),
+# nothing may call libc's string functions, which use them. COMPILE_FLAGS adds to COMPILE_OPTIONS.
+set(rhea_dbt_system_flags "-fno-builtin")
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  string(APPEND rhea_dbt_system_flags
+    " -fno-tree-loop-distribute-patterns -mstringop-strategy=rep_8byte -minline-all-stringops")
+endif()
+set_source_files_properties(${RHEA_DBT_SYSTEM_SOURCES} PROPERTIES COMPILE_FLAGS "${rhea_dbt_system_flags}")
