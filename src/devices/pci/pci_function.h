@@ -73,7 +73,8 @@ class PciFunction : public io::Device {
   void send_msi(const io::MsiMessage& message);
 
  protected:
-  // After the guest changed [offset, offset + size). Configuration-access thread, no lock held.
+  // After the guest wrote [offset, offset + size). Configuration-access thread, the bus's lock held: it must not
+  // make configuration accesses through the bus.
   virtual void on_config_written(uint16_t offset, unsigned size_bytes);
 
  private:
@@ -89,7 +90,6 @@ class PciFunction : public io::Device {
   void update_bars();
   void unmap_bars();
   void update_intx();
-  void reset_config();
 
   Identity identity_;
   PciBus* bus_ = nullptr;
@@ -98,8 +98,8 @@ class PciFunction : public io::Device {
   std::array<MappedBar, 6> bars_{};
   uint16_t last_capability_ = 0;
   uint16_t next_capability_ = pci_regs::kFirstCapability;
-  std::mutex intx_mutex_;
-  bool intx_level_ = false;
+  mutable std::mutex intx_mutex_;
+  bool intx_level_ = false, intx_disabled_ = false;
   io::IrqLine intx_line_;
 };
 

@@ -4,7 +4,6 @@
 // command port answers by itself), PM1b. Threads: any; own lock.
 #pragma once
 
-#include <array>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -38,7 +37,7 @@ class AcpiPm final : public io::Device, public io::IoHandler {
   void save_state(state::StateWriter& writer) const override;
   Status load_state(state::StateReader& reader) override;
 
-  // Offsets are port numbers for 0xb2-0xb3, else relative to the block with kBlockFlag set.
+  // Offsets are port numbers for 0xb2-0xb3; the block starts at kBlockFlag.
   uint64_t io_read(uint64_t offset, unsigned size_bytes) override;
   void io_write(uint64_t offset, uint64_t value, unsigned size_bytes) override;
 
@@ -51,12 +50,12 @@ class AcpiPm final : public io::Device, public io::IoHandler {
  private:
   static constexpr uint64_t kBlockFlag = 0x10000;
   uint8_t read_byte(uint64_t offset);
-  bool write_byte(uint64_t offset, uint8_t value);  // true: power off
-  uint32_t timer_value() const;
+  void write_byte(uint64_t offset, uint8_t value);
   uint64_t timer_ticks() const;
-  void accumulate_timer_status();
-  void update_sci();
-  void schedule_timer();
+  unsigned timer_bits() const { return options_.timer_32bit ? 32 : 24; }
+  uint64_t timer_flips() const;   // how often the timer's most significant bit has changed
+  void collect_timer_status();
+  void update();                  // SCI line and timer, after any change
   void on_timer();
 
   Options options_;
@@ -67,8 +66,7 @@ class AcpiPm final : public io::Device, public io::IoHandler {
   uint16_t pm1_status_ = 0, pm1_enable_ = 0, pm1_control_ = 0;
   uint64_t gpe_status_ = 0, gpe_enable_ = 0;
   uint8_t smi_command_ = 0, smi_data_ = 0;
-  uint64_t timer_epoch_ = 0;  // number of most-significant-bit flips already reported
-  uint32_t latched_timer_ = 0;
+  uint64_t reported_flips_ = 0;
   std::unique_ptr<io::Timer> timer_;
 };
 

@@ -82,7 +82,6 @@ class Uart16550 final : public io::Device, public io::IoHandler, public CharRece
   uint64_t timeout_deadline_ns_ = 0;  // 0: not armed
   std::array<Received, 16> fifo_{};
   unsigned fifo_head_ = 0, fifo_count_ = 0;
-  bool overrun_ = false;
   std::unique_ptr<io::Timer> timer_;
 };
 

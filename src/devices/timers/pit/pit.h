@@ -5,6 +5,7 @@
 
 #include <memory>
 #include <mutex>
+#include <optional>
 
 #include "io/address_space.h"
 #include "io/clock.h"
@@ -40,20 +41,19 @@ class Pit final : public io::Device, public io::IoHandler {
  private:
   uint8_t read_byte(uint16_t port);
   void write_byte(uint16_t port, uint8_t value);
-  void write_control(uint8_t value);
-  void write_count(unsigned index, uint8_t value);
-  uint8_t read_count(unsigned index);
-  void set_gate(unsigned index, bool gate);
-  void load_locked(unsigned index, uint32_t count, uint64_t now_tick);
-  void latch_status(unsigned index);
+  void write_control(uint8_t value, uint64_t now);
+  void write_count(unsigned index, uint8_t value, uint64_t now);
+  void write_port61(uint8_t value, uint64_t now);
+  uint8_t read_count(unsigned index, uint64_t now);
   uint64_t now_tick() const;
-  void update_irq();
+  void schedule(uint64_t now);
   void on_timer();
 
   io::Clock& clock_;
   mutable std::mutex mutex_;
   io::IrqLine irq_;
   platform::PitState state_;
+  std::optional<uint64_t> next_edge_;  // tick of channel 0's next rising edge that the timer is armed for
   std::unique_ptr<io::Timer> timer_;
 };
 

@@ -9,6 +9,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 
 #include "io/address_space.h"
 #include "io/clock.h"
@@ -44,20 +45,27 @@ class Rtc final : public io::Device, public io::IoHandler {
 
  private:
   uint8_t read_byte(uint16_t port);
-  void write_byte(uint16_t port, uint8_t value);
+  bool write_byte(uint16_t port, uint8_t value);  // true: the NMI mask changed
   uint8_t read_register(uint8_t index);
   void write_register(uint8_t index, uint8_t value);
+  void write_register_a(uint8_t value);
+  void write_register_b(uint8_t value);
+  bool stopped() const;               // SET, or the divider held in reset: time stands in cmos_
   int64_t guest_time_ns() const;
-  void store_time_fields();
-  void load_time_from_fields();
-  bool clock_stopped() const;
+  void store_time();                  // the running time to cmos_
+  void load_time(int64_t phase_ns);   // ... and back: phase_ns into the second
   uint8_t encode(unsigned value) const;
   unsigned decode(uint8_t value) const;
-  uint64_t periodic_interval_ns() const;
+  uint8_t encode_hour(unsigned hour) const;
+  unsigned decode_hour(uint8_t value) const;
+  bool alarm_matches(uint8_t index, unsigned value) const;
+  std::optional<int64_t> next_alarm(int64_t after_second) const;
+  std::optional<uint64_t> period_ticks() const;  // of the 32.768 kHz crystal
+  uint64_t crystal_ticks() const;
   void collect_events();
-  void update_irq();
   void schedule();
   void on_timer();
+  void write_memory_size();
 
   Options options_;
   io::Clock& clock_;
@@ -67,9 +75,9 @@ class Rtc final : public io::Device, public io::IoHandler {
   std::array<uint8_t, 128> cmos_{};
   uint8_t index_ = 0;
   bool nmi_masked_ = false;
-  int64_t offset_ns_ = 0;         // guest time minus wall time
-  int64_t last_second_ = 0;       // guest second up to which update and alarm events are accounted for
-  uint64_t periodic_base_ns_ = 0; // machine time of the last accounted periodic tick
+  int64_t offset_ns_ = 0;          // guest time minus wall time
+  int64_t last_second_ = 0;        // guest second up to which update and alarm events are accounted for
+  uint64_t last_period_ = 0;       // number of the periodic interval accounted for
   std::unique_ptr<io::Timer> timer_;
 };
 
