@@ -145,9 +145,8 @@ class Decoder {
     vex_prefix_ = last & 3;
     insn_.opcode = take8();
     if (mode_ != CpuMode::k64) {
-      // R and X read as 1 here, else this were LES or LDS; B, and the top bit of vvvv, are ignored.
+      // R and X read as 1 here, else this were LES or LDS; B is ignored, as is the top bit of a vvvv that is used.
       reg_high_ = index_high_ = rm_high_ = 0;
-      vvvv_unused_mask_ = 7;
     }
     return !(operand_size_prefix_ || repeat_ || insn_.lock || rex_);
   }
@@ -188,7 +187,7 @@ class Decoder {
   // Conditions that are not part of the row's pattern.
   bool check_encoding() {
     if (insn_.vex == Vex::kVex) {
-      if (!row_->uses_vvvv && (insn_.vex_vvvv & vvvv_unused_mask_)) return false;
+      if (!row_->uses_vvvv && insn_.vex_vvvv) return false;
       insn_.vex_vvvv &= mode_ == CpuMode::k64 ? 15 : 7;
       insn_.mandatory_prefix = row_->mandatory;
       return true;
@@ -502,7 +501,7 @@ class Decoder {
   uint8_t rex_ = 0;
   uint8_t segment_ = kNoRegister;
   uint8_t reg_high_ = 0, index_high_ = 0, rm_high_ = 0;
-  uint8_t vex_prefix_ = 0, vvvv_unused_mask_ = 15;
+  uint8_t vex_prefix_ = 0;
   uint8_t buffer_[kBufferBytes] = {};
 };
 
