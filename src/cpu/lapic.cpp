@@ -116,7 +116,7 @@ struct Lapic::Impl {
   void eoi();
   void write_lvt(unsigned index, uint32_t value);
   void write_svr(uint32_t value);
-  void send(uint64_t x2apic_icr);
+  void send(uint64_t value);
   bool set_apic_base(uint64_t value);
   uint32_t x2apic_ldr() const { return (options.id >> 4) << 16 | 1u << (options.id & 15); }
   uint32_t read(uint8_t reg);
@@ -135,10 +135,6 @@ void Lapic::Impl::reset_registers() {
   esr_pending = 0;
   icr = 0;
   for (auto& entry : lvt) entry = kLvtMasked;
-  if (options.virtual_wire && options.bootstrap) {
-    lvt[platform::kLvtLint0] = kExtInt << 8;
-    lvt[platform::kLvtLint1] = kNmi << 8;
-  }
   irr.clear_all();
   isr.clear_all();
   tmr.clear_all();
@@ -357,8 +353,7 @@ void Lapic::Impl::write(uint8_t reg, uint32_t value) {
     case kIcrLow: {
       const uint64_t high = icr.load() >> 56;
       icr.store(high << 56 | (value & kIcrWritable));
-      const uint64_t destination = high == 0xff && !(value & kIcrLogical) ? kBroadcast : high;
-      send(destination << 32 | (value & kIcrWritable));
+      send(icr.load());
       break;
     }
     case kInitialCount:

@@ -22,8 +22,8 @@ namespace rhea::cpu {
 class LapicBus {
  public:
   virtual ~LapicBus() = default;
-  // An IPI written to the ICR, to be delivered to the destination LAPICs. `icr` has the x2APIC layout whatever the
-  // mode: destination in bits 63:32 (physical broadcast is 0xffffffff), shorthand in 19:18. Self IPIs and INIT
+  // An IPI written to the ICR, to be delivered to the destination LAPICs. `icr` is the register as the source's mode
+  // lays it out: destination in bits 63:56 (xAPIC) or 63:32 (x2APIC). Self IPIs (by shorthand or register) and INIT
   // de-assert messages do not come here.
   virtual void send_ipi(unsigned source, uint64_t icr) = 0;
   virtual void broadcast_eoi(uint8_t vector) = 0;
@@ -39,9 +39,6 @@ class Lapic final : public io::Device, public io::IoHandler {
     bool bootstrap = true;
     bool x2apic_supported = true;
     unsigned physical_address_bits = 52;  // IA32_APIC_BASE bits from here up are reserved
-    // As a PC's firmware leaves it: LINT0 of the bootstrap processor passes the 8259's interrupts on and LINT1
-    // is NMI, so that guests entered directly find the virtual wire mode they expect.
-    bool virtual_wire = true;
   };
   Lapic(const Options& options, io::Clock& clock, LapicBus& bus);
   ~Lapic() override;
