@@ -83,15 +83,15 @@ Status EventLoop::modify_fd(int fd, uint32_t events) {
 void EventLoop::remove_fd(int fd) {
   std::shared_ptr<Watch> watch;  // its callback dies outside the lock: it may own things that call us
   {
-    const std::lock_guard lock(mutex_);
+    std::unique_lock lock(mutex_);
     const auto found = by_fd_.find(fd);
     if (found == by_fd_.end()) return;
     watch = std::move(found->second);
-    watch->live.store(false);
     by_fd_.erase(found);
     by_token_.erase(tokens_.at(fd));
     tokens_.erase(fd);
     ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr);
+    if (!on_loop_thread()) callback_done_.wait(lock, [&] { return watch->running == 0; });
   }
 }
 
@@ -137,15 +137,26 @@ void EventLoop::run_once(int timeout_ms) {
       run_posted();
       continue;
     }
-    std::shared_ptr<Watch> watch;
-    {
-      const std::lock_guard lock(mutex_);
-      const auto found = by_token_.find(event.data.u64);
-      if (found != by_token_.end()) watch = found->second;
-    }
-    if (watch && watch->live.load()) watch->callback(event.events);
+    dispatch(event.data.u64, event.events);
   }
   loop_thread_.store(outer);
+}
+
+void EventLoop::dispatch(uint64_t token, uint32_t events) {
+  std::shared_ptr<Watch> watch;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto found = by_token_.find(token);
+    if (found == by_token_.end()) return;  // removed by a callback of the same batch
+    watch = found->second;
+    ++watch->running;
+  }
+  watch->callback(events);
+  {
+    const std::lock_guard lock(mutex_);
+    --watch->running;
+  }
+  callback_done_.notify_all();
 }
 
 bool EventLoop::on_loop_thread() const { return loop_thread_.load() == thread_id(); }

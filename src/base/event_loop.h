@@ -5,6 +5,7 @@
 #include <sys/epoll.h>
 
 #include <atomic>
+#include <condition_variable>
 #include <cstdint>
 #include <functional>
 #include <initializer_list>
@@ -19,8 +20,8 @@
 namespace rhea::base {
 
 // Threads: run() on one thread, which calls everything back; add_fd, modify_fd, remove_fd, post and quit from
-// any thread. remove_fd on the loop's thread guarantees that the callback is not called again; from another
-// thread a callback already running may still finish.
+// any thread. After remove_fd the callback is not running and is not called again: from another thread it waits
+// for a callback that is running (so hold no lock that the callback takes), from within the callback it does not.
 class EventLoop {
  public:
   using FdCallback = std::function<void(uint32_t events)>;  // EPOLLIN, EPOLLOUT, EPOLLHUP, EPOLLERR ...
@@ -52,14 +53,16 @@ class EventLoop {
   struct Watch {
     int fd;
     FdCallback callback;
-    std::atomic<bool> live{true};
+    unsigned running = 0;  // calls under way; they nest with run_once()
   };
   EventLoop() = default;
   void run_posted();
+  void dispatch(uint64_t token, uint32_t events);
 
   UniqueFd epoll_;
   UniqueFd wake_;  // eventfd: something was posted
   std::mutex mutex_;
+  std::condition_variable callback_done_;
   std::unordered_map<int, std::shared_ptr<Watch>> by_fd_;
   std::unordered_map<uint64_t, std::shared_ptr<Watch>> by_token_;
   std::unordered_map<int, uint64_t> tokens_;

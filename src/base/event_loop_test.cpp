@@ -8,6 +8,8 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <atomic>
+#include <chrono>
 #include <thread>
 
 namespace rhea::base {
@@ -121,6 +123,23 @@ TEST_F(EventLoopTest, CallbackMayOwnWhatItRemoves) {
   pipe.reset();
   loop_->run_once(1000);
   EXPECT_TRUE(watched.expired());
+}
+
+TEST_F(EventLoopTest, RemovalFromAnotherThreadWaitsForTheCallback) {
+  Pipe pipe;
+  std::atomic<bool> entered{false}, finished{false};
+  ASSERT_TRUE(loop_->add_fd(pipe.reader.get(), EPOLLIN, [&](uint32_t) {
+    entered.store(true);
+    std::this_thread::sleep_for(std::chrono::milliseconds(30));
+    finished.store(true);
+  }));
+  pipe.poke();
+  std::thread runner([&] { loop_->run(); });
+  while (!entered.load()) std::this_thread::yield();
+  loop_->remove_fd(pipe.reader.get());
+  EXPECT_TRUE(finished.load());
+  loop_->quit();
+  runner.join();
 }
 
 TEST_F(EventLoopTest, RegularFilesAreRefused) {

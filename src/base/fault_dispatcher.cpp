@@ -52,7 +52,7 @@ Status install_actions() {
   static std::once_flag once;
   static int problem = 0;
   std::call_once(once, [] {
-    struct sigaction action {};
+    struct sigaction action{};
     action.sa_sigaction = on_signal;
     action.sa_flags = SA_SIGINFO | SA_ONSTACK;
     sigemptyset(&action.sa_mask);

@@ -140,7 +140,9 @@ class FaultDispatcherDeathTest : public ::testing::Test {
 TEST_F(FaultDispatcherDeathTest, FaultWithoutHandlerKills) {
   auto run = [] {
     Recorder recorder;
-    { auto guard = FaultGuard::create(recorder); }  // the actions stay installed
+    {
+      auto guard = FaultGuard::create(recorder);
+    }  // the actions stay installed
     read_null();
   };
   EXPECT_EXIT(run(), ::testing::KilledBySignal(SIGSEGV), "");

@@ -57,7 +57,7 @@ Status write_all(int fd, std::span<const std::byte> data) {
 
 Result<std::vector<std::byte>> read_file(const std::string& path, uint64_t limit_bytes) {
   UniqueFd fd = RHEA_TRY(open_file(path, O_RDONLY));
-  struct stat info {};
+  struct stat info{};
   if (::fstat(fd.get(), &info) != 0) return fail(Error::from_errno(errno, fmt::format("cannot stat '{}'", path)));
   if (S_ISDIR(info.st_mode)) return fail(ErrorCode::kInvalidArgument, fmt::format("'{}' is a directory", path));
   auto too_large = [&] {

@@ -72,7 +72,7 @@ void Log::trace_line(Trace category, fmt::string_view format, fmt::format_args a
       window_lines_ = 0;
       dropped = std::exchange(dropped_, 0);
     }
-    if (window_lines_ == kTraceLinesPerSecond) {
+    if (window_lines_ == trace_lines_per_second_) {
       ++dropped_;
       return;
     }

@@ -44,7 +44,8 @@ std::span<const std::string_view> trace_names();  // in the order of the enumera
 class Log {
  public:
   // Lines go to `fd`, which stays the caller's. Each line is one write().
-  explicit Log(int fd = 2) : fd_(fd) {}
+  explicit Log(int fd = 2, uint64_t trace_lines_per_second = 200'000)
+      : fd_(fd), trace_lines_per_second_(trace_lines_per_second) {}
   Log(const Log&) = delete;
   Log& operator=(const Log&) = delete;
 
@@ -70,13 +71,11 @@ class Log {
     line(LogLevel::kInfo, format, fmt::make_format_args(args...));
   }
   // Prints whether or not the category is on: call through RHEA_TRACE. A flood (a guest can cause one) is cut
-  // off at kTraceLinesPerSecond lines per second, with a note of how many lines were dropped.
+  // off at so many lines per second as the constructor was told, with a note of how many lines were dropped.
   template <class... Args>
   void trace(Trace category, fmt::format_string<Args...> format, Args&&... args) {
     trace_line(category, format, fmt::make_format_args(args...));
   }
-
-  static constexpr uint64_t kTraceLinesPerSecond = 200000;
 
  private:
   void line(LogLevel level, fmt::string_view format, fmt::format_args args);
@@ -84,6 +83,7 @@ class Log {
   void write_line(std::string_view prefix, fmt::string_view format, fmt::format_args args);
 
   int fd_;
+  uint64_t trace_lines_per_second_;
   std::atomic<uint64_t> traces_{0};
   std::mutex mutex_;
   uint64_t window_start_ns_ = 0;

@@ -6,6 +6,8 @@
 #include <gtest/gtest.h>
 #include <sys/mman.h>
 
+#include <algorithm>
+#include <chrono>
 #include <thread>
 
 #include "base/fd.h"
@@ -73,12 +75,21 @@ TEST_F(LogTest, LinesOfSeveralThreadsStayWhole) {
   for (size_t i = 0; i < 800; ++i) ASSERT_EQ(lines[i], "rhea: info: " + std::string(100, 'x'));
 }
 
-TEST_F(LogTest, FloodIsCutOff) {
-  ASSERT_TRUE(log_.enable_traces("guest"));
-  for (uint64_t i = 0; i < Log::kTraceLinesPerSecond * 3; ++i) RHEA_TRACE(log_, Trace::kGuest, "x");
-  const std::string text = written();
-  // However long that took, at most two windows' worth per second of it were written; the loop takes well under 2 s.
-  EXPECT_LT(std::ranges::count(text, '\n'), static_cast<long>(Log::kTraceLinesPerSecond * 3));
+TEST_F(LogTest, FloodIsCutOffAndSaidSo) {
+  Log log(fd_.get(), 10);
+  ASSERT_TRUE(log.enable_traces("guest"));
+  const auto start = std::chrono::steady_clock::now();
+  for (int i = 0; i < 1000; ++i) RHEA_TRACE(log, Trace::kGuest, "x");
+  const auto seconds =
+      std::chrono::duration_cast<std::chrono::seconds>(std::chrono::steady_clock::now() - start).count();
+  const auto lines = std::ranges::count(written(), '\n');
+  EXPECT_GE(lines, 10);
+  EXPECT_LE(lines, 11 * (seconds + 2));
+  EXPECT_LT(lines, 1000);
+  std::this_thread::sleep_for(std::chrono::milliseconds(1050));
+  RHEA_TRACE(log, Trace::kGuest, "last");
+  EXPECT_THAT(written(), HasSubstr("lines dropped"));
+  EXPECT_THAT(written(), ::testing::EndsWith("last\n"));
 }
 
 }  // namespace

@@ -62,6 +62,8 @@ Result<base::UniqueMapping> map_aligned(int fd, uint64_t size_bytes) {
   // What the reservation has in excess stays reserved: it fences guest RAM off from other mappings.
   // Where shared memory knows no huge pages the advice fails, which costs nothing.
   (void)::madvise(mapped, size_bytes, MADV_HUGEPAGE);
+  // A core dump is about the hypervisor: it should neither be as large as the guest nor hold its secrets.
+  (void)::madvise(mapped, size_bytes, MADV_DONTDUMP);
   return reserved;
 }
 

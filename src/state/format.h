@@ -42,7 +42,7 @@ uint32_t crc32(std::span<const std::byte> data);
 // How a scalar of C++ travels: unsigned integers by their size, all signed ones as i64, enums as what they
 // are made of.
 template <class T>
-concept Scalar = (std::integral<T> || std::is_enum_v<T>)&&sizeof(T) <= 8;
+concept Scalar = (std::integral<T> || std::is_enum_v<T>) && sizeof(T) <= 8;
 
 template <Scalar T>
 constexpr FieldType scalar_type() {
@@ -93,13 +93,9 @@ constexpr FieldType array_type() {
 //   }
 // (a static member, or a free function template `describe(archive, self)` found by argument).
 template <class T, class Archive>
-concept MemberDescribed = requires(Archive& archive, T& value) {
-  std::remove_const_t<T>::describe(archive, value);
-};
+concept MemberDescribed = requires(Archive& archive, T& value) { std::remove_const_t<T>::describe(archive, value); };
 template <class T, class Archive>
-concept FreeDescribed = requires(Archive& archive, T& value) {
-  describe(archive, value);
-};
+concept FreeDescribed = requires(Archive& archive, T& value) { describe(archive, value); };
 
 template <class Archive, class T>
 void describe_fields(Archive& archive, T& value) {

@@ -51,7 +51,7 @@ struct Everything {
 };
 
 template <class Archive, class T>
-requires std::same_as<std::remove_const_t<T>, Everything>
+  requires std::same_as<std::remove_const_t<T>, Everything>
 void describe(Archive& archive, T& self) {
   archive.field("u8", self.u8);
   archive.field("u16", self.u16);
