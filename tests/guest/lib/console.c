@@ -64,6 +64,19 @@ void skip(const char* name, const char* why) {
   print("\n");
 }
 
+bool is_tcg(void) {
+  const struct cpuid signature = cpuid(0x40000000, 0);
+  return signature.ebx == 0x54474354 && signature.ecx == 0x43544743;  // "TCGTCGTCGTCG"
+}
+
+bool tcg_lacks(const char* name) {
+  if (!is_tcg()) return false;
+  skip(name, "wrong in TCG");
+  return true;
+}
+
+bool is_intel(void) { return cpuid(0, 0).ecx == 0x6c65746e; }
+
 void debug_exit(uint8_t value) {
   outb(kDebugExit, value);
   for (;;) __asm__ volatile("cli; hlt");

@@ -47,6 +47,8 @@ static inline struct cpuid cpuid(uint32_t leaf, uint32_t subleaf) {
   __asm__ volatile("cpuid" : "=a"(r.eax), "=b"(r.ebx), "=c"(r.ecx), "=d"(r.edx) : "a"(leaf), "c"(subleaf));
   return r;
 }
+bool is_intel(void);
+
 #define DEFINE_CONTROL(name)                                                                   \
   static inline word read_##name(void) {                                                       \
     word value;                                                                                \
@@ -113,6 +115,10 @@ void print_hex(uint64_t value);
 void check(const char* name, bool passed);
 void check_eq(const char* name, uint64_t got, uint64_t want);  // a failure prints both
 void skip(const char* name, const char* why);
+// For what QEMU's TCG is known to get wrong (the comment at the call says by which text): true, and the name is skipped,
+// if this is TCG. Everywhere else false.
+bool tcg_lacks(const char* name);
+bool is_tcg(void);
 _Noreturn void finish(void);
 _Noreturn void debug_exit(uint8_t value);
 

@@ -149,7 +149,6 @@ trap_call:
   call *%rax
   mov $-1, %eax
   mov trap_recover_sp, %rsp
-  .globl trap_recover
 trap_recover:                  /* eax: vector or -1; rsp: trap_recover_sp */
   pop trap_recover_sp
   popfq
@@ -160,6 +159,15 @@ trap_recover:                  /* eax: vector or -1; rsp: trap_recover_sp */
   pop %rbp
   pop %rbx
   ret
+
+/* void trap_unwind(word vector): leaves an exception handler for trap_call's caller. */
+  .globl trap_unwind
+trap_unwind:
+  mov %edi, %eax
+  mov trap_recover_sp, %rsp
+  mov $0x10, %ecx
+  mov %ecx, %ss
+  jmp trap_recover
 
 /* void enter_user(void* user_entry): never returns by itself. */
   .globl enter_user
