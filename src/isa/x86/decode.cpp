@@ -3,7 +3,9 @@
 //
 // The bytes are copied into a zero-padded buffer, so that no step needs a bounds check: a decode that ran past what
 // was given is found out at the end, and what it made of the padding is thrown away.
+#include <array>
 #include <cstring>
+#include <initializer_list>
 
 #include "isa/x86/insn.h"
 #include "isa/x86/row_encoding.h"
@@ -27,6 +29,22 @@ constexpr std::array<PrefixByte, 256> kPrefixBytes = [] {
   table[0xf2] = PrefixByte::kRepne;
   table[0xf3] = PrefixByte::kRep;
   for (unsigned byte : {0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65}) table[byte] = PrefixByte::kSegment;
+  return table;
+}();
+
+constexpr auto kSources = [] {
+  std::array<OperandSource, static_cast<size_t>(Place::kOne) + 1> table{};  // kImplicit
+  const auto set = [&table](OperandSource source, std::initializer_list<Place> places) {
+    for (Place place : places) table[static_cast<size_t>(place)] = source;
+  };
+  using enum Place;
+  set(OperandSource::kModrmRm, {kRmGpr, kRmGprOnly, kRmVector, kRmVectorOnly, kRmMmx, kRmMmxOnly, kMemory, kVsib, kStI});
+  set(OperandSource::kModrmReg, {kRegGpr, kRegVector, kRegMmx, kControl, kDebug, kSegment});
+  set(OperandSource::kVexVvvv, {kVvvvGpr, kVvvvVector});
+  set(OperandSource::kOpcodeReg, {kOpcodeGpr});
+  set(OperandSource::kImmediate, {kImmediate, kRelative, kFarPointer});
+  set(OperandSource::kIs4, {kImmVector});
+  set(OperandSource::kMoffs, {kOffset});
   return table;
 }();
 
@@ -336,6 +354,7 @@ class Decoder {
 
   bool parse_operand(const OperandSpec& spec, Operand& operand) {
     operand.access = spec.access;
+    operand.source = kSources[static_cast<size_t>(spec.place)];
     operand.size_bytes = static_cast<uint16_t>(size_bytes(spec.size));
     switch (spec.place) {
       case Place::kNone: return true;
@@ -484,6 +503,7 @@ class Decoder {
       insn_.modrm = static_cast<uint8_t>(0xc0 | (insn_.opcode & 8) | (insn_.opcode & 7));
       insn_.modrm_reg = (insn_.opcode >> 3) & 1;
       insn_.has_modrm = true;
+      insn_.operands[0].source = OperandSource::kModrmRm;
       insn_.opcode = 0xff;
     } else if (insn_.opcode == 0x82) {
       insn_.opcode = 0x80;
