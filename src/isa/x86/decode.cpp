@@ -5,7 +5,6 @@
 // was given is found out at the end, and what it made of the padding is thrown away.
 #include <array>
 #include <cstring>
-#include <initializer_list>
 
 #include "isa/x86/insn.h"
 #include "isa/x86/row_encoding.h"
@@ -29,22 +28,6 @@ constexpr std::array<PrefixByte, 256> kPrefixBytes = [] {
   table[0xf2] = PrefixByte::kRepne;
   table[0xf3] = PrefixByte::kRep;
   for (unsigned byte : {0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65}) table[byte] = PrefixByte::kSegment;
-  return table;
-}();
-
-constexpr auto kSources = [] {
-  std::array<OperandSource, static_cast<size_t>(Place::kOne) + 1> table{};  // kImplicit
-  const auto set = [&table](OperandSource source, std::initializer_list<Place> places) {
-    for (Place place : places) table[static_cast<size_t>(place)] = source;
-  };
-  using enum Place;
-  set(OperandSource::kModrmRm, {kRmGpr, kRmGprOnly, kRmVector, kRmVectorOnly, kRmMmx, kRmMmxOnly, kMemory, kVsib, kStI});
-  set(OperandSource::kModrmReg, {kRegGpr, kRegVector, kRegMmx, kControl, kDebug, kSegment});
-  set(OperandSource::kVexVvvv, {kVvvvGpr, kVvvvVector});
-  set(OperandSource::kOpcodeReg, {kOpcodeGpr});
-  set(OperandSource::kImmediate, {kImmediate, kRelative, kFarPointer});
-  set(OperandSource::kIs4, {kImmVector});
-  set(OperandSource::kMoffs, {kOffset});
   return table;
 }();
 
@@ -265,6 +248,9 @@ class Decoder {
       case Size::kE: return x / 8;
       case Size::kA: return v * 2;
       case Size::kP: return v + 2;
+      case Size::kFx: return 512;
+      case Size::kEn: return v == 2 ? 14 : 28;
+      case Size::kSa: return v == 2 ? 94 : 108;
       case Size::kS: return mode_ == CpuMode::k64 ? 10 : 6;
     }
     return 0;
@@ -354,7 +340,7 @@ class Decoder {
 
   bool parse_operand(const OperandSpec& spec, Operand& operand) {
     operand.access = spec.access;
-    operand.source = kSources[static_cast<size_t>(spec.place)];
+    operand.source = spec.source;
     operand.size_bytes = static_cast<uint16_t>(size_bytes(spec.size));
     switch (spec.place) {
       case Place::kNone: return true;
@@ -444,7 +430,7 @@ class Decoder {
     operand.kind = OperandKind::kMemory;
     operand.implicit = true;
     if (!destination || !insn_.has_memory) {
-      insn_.mem.base = insn_.map == 0 && insn_.opcode == 0xd7 ? 3 : reg;  // XLAT: rBX (+ AL)
+      insn_.mem.base = insn_.map == 1 ? 7 : insn_.opcode == 0xd7 ? 3 : reg;  // MASKMOV: rDI; XLAT: rBX (+ AL)
       insn_.mem.segment = destination ? 0 : segment_ != kNoRegister ? segment_ : 3;
     }
     insn_.has_memory = true;

@@ -239,6 +239,9 @@ TEST_P(EveryForm, RoundTrip) {
         ASSERT_TRUE(generate(row, options, random, bytes)) << row_info(row).name << " form " << int(form.form) << " size " << int(form.operand_size);
         Insn insn;
         ASSERT_EQ(decode(bytes, GetParam(), insn), DecodeStatus::kOk);
+        for (const Operand& operand : insn.operands) {
+          ASSERT_TRUE(operand.kind == OperandKind::kNone || operand.implicit == (operand.source == OperandSource::kImplicit)) << row_info(row).name;
+        }
         for (size_t length = 0; length < bytes.size(); ++length)
           ASSERT_EQ(decode(std::span(bytes).first(length), GetParam(), insn), DecodeStatus::kNeedMore) << row_info(row).name << " " << length;
       }

@@ -54,6 +54,7 @@ class Printer {
     if (text_.size() < 6) text_.resize(6, ' ');
     text_ += ' ';
     for (unsigned i = 0; i < insn_.operand_count; ++i) {
+      if (insn_.operands[i].implicit && insn_.operands[i].kind == OperandKind::kMemory && insn_.map == 1) continue;  // MASKMOV
       if (i) text_ += ',';
       operand(insn_.operands[i], i);
     }

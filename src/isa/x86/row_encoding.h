@@ -32,7 +32,7 @@ enum class Place : uint8_t {
   kFixedGpr, kFixedSegment, kSt0, kStI, kXmm0, kOne,
 };
 
-enum class Size : uint8_t { kNone, kB, kW, kD, kQ, kT, kDq, kQq, kV, kZ, kY, kM, kX, kH, kF, kE, kA, kP, kS, kSignedByte };
+enum class Size : uint8_t { kNone, kB, kW, kD, kQ, kT, kDq, kQq, kV, kZ, kY, kM, kX, kH, kF, kE, kA, kP, kS, kFx, kEn, kSa, kSignedByte };
 
 struct OperandSpec {
   Place place = Place::kNone;
@@ -40,6 +40,7 @@ struct OperandSpec {
   Size memory_size = Size::kNone;  // as memory
   OperandAccess access = OperandAccess::kNone;
   uint8_t fixed = 0;               // register number of kFixed*
+  OperandSource source = OperandSource::kImplicit;
 };
 
 enum class DefaultSize : uint8_t { kUsual, kD64, kF64 };

@@ -2,6 +2,10 @@
 // Parses the columns of rows.inc at compile time into row facts and the decoder's opcode table.
 #include "isa/x86/rows.h"
 
+#include <array>
+#include <initializer_list>
+#include <iterator>
+
 #include "base/check.h"
 #include "isa/x86/row_encoding.h"
 
@@ -134,12 +138,28 @@ constexpr Size parse_size(std::string_view text) {
       {"", Size::kNone}, {"b", Size::kB}, {"w", Size::kW}, {"d", Size::kD}, {"q", Size::kQ}, {"t", Size::kT},
       {"dq", Size::kDq}, {"qq", Size::kQq}, {"v", Size::kV}, {"z", Size::kZ}, {"y", Size::kY}, {"m", Size::kM},
       {"x", Size::kX}, {"h", Size::kH}, {"f", Size::kF}, {"e", Size::kE}, {"a", Size::kA}, {"p", Size::kP},
-      {"s", Size::kS}};
+      {"s", Size::kS}, {"fx", Size::kFx}, {"en", Size::kEn}, {"sa", Size::kSa}};
   for (const auto& entry : kSizes)
     if (entry.name == text) return entry.size;
   malformed_row("operand size");
   return Size::kNone;
 }
+
+constexpr auto kSources = [] {
+  std::array<OperandSource, static_cast<size_t>(Place::kOne) + 1> table{};  // kImplicit
+  const auto set = [&table](OperandSource source, std::initializer_list<Place> places) {
+    for (Place place : places) table[static_cast<size_t>(place)] = source;
+  };
+  using enum Place;
+  set(OperandSource::kModrmRm, {kRmGpr, kRmGprOnly, kRmVector, kRmVectorOnly, kRmMmx, kRmMmxOnly, kMemory, kVsib, kStI});
+  set(OperandSource::kModrmReg, {kRegGpr, kRegVector, kRegMmx, kControl, kDebug, kSegment});
+  set(OperandSource::kVexVvvv, {kVvvvGpr, kVvvvVector});
+  set(OperandSource::kOpcodeReg, {kOpcodeGpr});
+  set(OperandSource::kImmediate, {kImmediate, kRelative, kFarPointer});
+  set(OperandSource::kIs4, {kImmVector});
+  set(OperandSource::kMoffs, {kOffset});
+  return table;
+}();
 
 constexpr bool parse_fixed_operand(OperandSpec& operand, std::string_view text) {
   constexpr struct { std::string_view name; Place place; uint8_t fixed; Size size; } kFixed[] = {
@@ -153,6 +173,7 @@ constexpr bool parse_fixed_operand(OperandSpec& operand, std::string_view text) 
     if (entry.name != text) continue;
     operand.place = entry.place;
     operand.fixed = entry.fixed;
+    operand.source = kSources[static_cast<size_t>(operand.place)];
     operand.size = operand.memory_size = entry.size;
     return true;
   }
@@ -181,6 +202,7 @@ constexpr OperandSpec parse_operand(std::string_view text) {
   if (operand.access != OperandAccess::kRead) text.remove_prefix(1);
   if (parse_fixed_operand(operand, text)) return operand;
   operand.place = parse_place(text[0]);
+  operand.source = kSources[static_cast<size_t>(operand.place)];
   text.remove_prefix(1);
   operand.size = operand.memory_size = parse_size(next_word(text, '/'));
   if (!text.empty()) operand.memory_size = parse_size(text.substr(1));
@@ -192,7 +214,8 @@ constexpr bool is_integer_place(Place place) {
          place == Place::kOffset || place == Place::kSource || place == Place::kDestination;
 }
 constexpr bool follows_operand_size(Size size) {
-  return size == Size::kV || size == Size::kZ || size == Size::kA || size == Size::kP || size == Size::kSignedByte;
+  return size == Size::kV || size == Size::kZ || size == Size::kA || size == Size::kP || size == Size::kSignedByte ||
+         size == Size::kEn || size == Size::kSa;
 }
 
 constexpr void parse_operands(RowEncoding& row, std::string_view text) {
@@ -203,7 +226,7 @@ constexpr void parse_operands(RowEncoding& row, std::string_view text) {
     row.operands[row.operand_count++] = operand;
     any_v |= follows_operand_size(operand.size) || follows_operand_size(operand.memory_size);
     any_y |= operand.size == Size::kY;
-    any_integer_z |= operand.size == Size::kZ && is_integer_place(operand.place);
+    any_integer_z |= (operand.size == Size::kZ && is_integer_place(operand.place)) || operand.size == Size::kEn || operand.size == Size::kSa;
     if (operand.size == Size::kV) any_integer_v = true;
     row.uses_vvvv |= operand.place == Place::kVvvvGpr || operand.place == Place::kVvvvVector;
     row.vsib |= operand.place == Place::kVsib;
