@@ -64,7 +64,8 @@ struct Block {
 // A decoded instruction kept for a system function.
 struct InsnRecord {
   isa::x86::Insn insn;
-  uint16_t guest_offset;
+  uint16_t guest_offset = 0;
+  bool masked_memory = false;   // execute_masked_memory() instead of execute_system()
 };
 
 // Bump allocator of blocks and their tables; freed as a whole with the code cache. Single-threaded.

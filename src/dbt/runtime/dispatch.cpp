@@ -229,7 +229,8 @@ ThunkResult Runtime::run_system(const InsnRecord* record, uint64_t) {
   c.state.rip = c.code_base + record->guest_offset;
   if (!mode::code64(c.mode)) c.state.rip &= 0xffffffff;
   c.code_invalidated = 0;
-  const auto next = execute_system(c, record->insn);
+  const bool masked = record->masked_memory;
+  const auto next = masked ? execute_masked_memory(c, record->insn) : execute_system(c, record->insn);
   if (!next) {
     // The instruction ends its block, so everything before it was counted and it was not executed.
     if (options_.instruction_clock) c.instructions_left += 1;

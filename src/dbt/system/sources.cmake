@@ -24,6 +24,10 @@ set(RHEA_DBT_SYSTEM_SOURCES
   system/x87_environment.cpp
 )
 set(RHEA_DBT_SYSTEM_TESTS
+  system/machine_fake_test.cpp
+  system/events_test.cpp
+  system/paging_test.cpp
+  system/segments_test.cpp
 )
 
 # These run while the guest's vector registers are live: besides -mgeneral-regs-only (set by rhea_module),
@@ -34,3 +38,11 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
     " -fno-tree-loop-distribute-patterns -mstringop-strategy=rep_8byte -minline-all-stringops")
 endif()
 set_source_files_properties(${RHEA_DBT_SYSTEM_SOURCES} PROPERTIES COMPILE_FLAGS "${rhea_dbt_system_flags}")
+
+# A processor without a translator: the fake runtime's services stand in for runtime/services.cpp.
+rhea_test(dbt_system SOURCES ${RHEA_DBT_SYSTEM_TESTS} DEPS rhea_dbt rhea_cpu rhea_isa rhea_io rhea_memory rhea_testing)
+if(BUILD_TESTING AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND NOT RHEA_SANITIZE)
+  add_test(NAME dbt_general_registers
+    COMMAND ${CMAKE_COMMAND} -DOBJDUMP=${CMAKE_OBJDUMP} "-DOBJECTS=$<TARGET_OBJECTS:rhea_dbt>"
+            -P ${CMAKE_CURRENT_SOURCE_DIR}/system/check_objects.cmake)
+endif()

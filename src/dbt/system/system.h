@@ -99,6 +99,9 @@ Fallible<Next> execute_system(Context& context, const isa::x86::Insn& insn);
 // Whether execute_system() knows the row.
 bool has_system_function(isa::x86::RowId row);
 
+// The same for rows whose Translation is kMaskMem: masked loads and stores, gathers (masked_memory.cpp).
+Fallible<Next> execute_masked_memory(Context& context, const isa::x86::Insn& insn);
+
 // Handy pieces that translated code calls directly.
 Next syscall_instruction(Context& context, uint64_t next_rip);   // after checks; see execute_system
 // Called when CR0, CR3, CR4, EFER, CPL or a segment that the mode word covers changed.

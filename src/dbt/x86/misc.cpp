@@ -11,6 +11,7 @@ void BlockBuilder::system(const Insn& insn) {
   auto* record = runtime_.arena().make<InsnRecord>();
   record->insn = insn;
   record->guest_offset = static_cast<uint16_t>(offset_);
+  record->masked_memory = isa::x86::row_info(insn.row).translation == isa::x86::Translation::kMaskMem;
   e_.mov_imm64(kScratchB, reinterpret_cast<uint64_t>(record));
   e_.call(runtime_.thunks().system);
   // Whatever the function changed that translations depend on, it did not return here.

@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+// Loads and stores under a mask, and gathers: element by element on the saved vector state.
+//
+// The host would check pages and not elements the mask leaves out; so these are not copied. A masked-out
+// element is never touched and never faults. [SDM-2C VMASKMOV, VPMASKMOV, VPGATHERDD ff., SDM-2B MASKMOVDQU]
+#include "dbt/system/internal.h"
+
+namespace rhea::dbt {
+
+namespace {
+
+using isa::x86::RowId;
+
+constexpr unsigned kXmmOffset = 160, kYmmHighOffset = 576, kX87Offset = 32, kXstateBv = 512;
+
+// Registers inside the standard-format XSAVE image of the context.
+std::byte* lane(Context& context, unsigned reg, unsigned byte) {
+  std::byte* image = context.state.xsave.data();
+  return byte < 16 ? image + kXmmOffset + 16 * reg + byte : image + kYmmHighOffset + 16 * reg + (byte - 16);
+}
+uint64_t read_element(Context& context, unsigned reg, unsigned index, unsigned size) { return load_host(lane(context, reg, index * size), size); }
+void write_element(Context& context, unsigned reg, unsigned index, unsigned size, uint64_t value) {
+  store_host(lane(context, reg, index * size), value, size);
+}
+bool mask_bit(Context& context, unsigned reg, unsigned index, unsigned size) {
+  return read_element(context, reg, index, size) >> (8 * size - 1);
+}
+void mark_vectors_in_use(Context& context) {
+  std::byte* word = context.state.xsave.data() + kXstateBv;
+  store_host(word, load_host(word, 8) | 6, 8);
+}
+
+uint64_t wrap_offset(uint64_t offset, unsigned address_size) { return offset & size_mask(address_size); }
+
+uint64_t operand_offset(const Context& context, const Insn& insn) {
+  uint64_t offset = static_cast<uint64_t>(insn.mem.displacement);
+  if (insn.mem.base == isa::x86::kRipBase) offset += next_rip(context, insn);
+  else if (insn.mem.base != isa::x86::kNoRegister) offset += context.state.gpr[insn.mem.base];
+  if (insn.mem.index != isa::x86::kNoRegister && !insn.mem.vsib) offset += context.state.gpr[insn.mem.index] * insn.mem.scale;
+  return offset;
+}
+
+Fallible<uint64_t> read_at(Context& context, const Insn& insn, uint64_t offset, unsigned size) {
+  const uint64_t linear = GUEST_TRY(linear_address(context, insn.mem.segment, wrap_offset(offset, insn.mem.address_size), size, Access::kRead));
+  return read_linear(context, linear, size, current_mmu(context));
+}
+
+Fallible<void> masked_load(Context& context, const Insn& insn, unsigned size) {
+  const unsigned destination = insn.operands[0].reg, mask = insn.operands[1].reg;
+  const unsigned count = insn.operands[0].size_bytes / size;
+  uint64_t values[8] = {};
+  const uint64_t base = operand_offset(context, insn);
+  for (unsigned i = 0; i < count; ++i)
+    if (mask_bit(context, mask, i, size)) values[i] = GUEST_TRY(read_at(context, insn, base + i * size, size));
+  for (unsigned i = 0; i < 32 / size; ++i) write_element(context, destination, i, size, i < count ? values[i] : 0);
+  return {};
+}
+
+Fallible<void> masked_store(Context& context, const Insn& insn, unsigned size, unsigned count, unsigned mask, unsigned source, uint64_t base) {
+  const MmuIndex mmu = current_mmu(context);
+  for (const bool store : {false, true}) {  // nothing is written if anything faults
+    for (unsigned i = 0; i < count; ++i) {
+      if (!mask_bit(context, mask, i, size)) continue;
+      const uint64_t offset = wrap_offset(base + i * size, insn.mem.address_size);
+      const uint64_t linear = GUEST_TRY(linear_address(context, insn.mem.segment, offset, size, Access::kWrite));
+      const auto done = store ? write_linear(context, linear, read_element(context, source, i, size), size, mmu) : probe_write(context, linear, size, mmu);
+      if (!done) return std::unexpected(done.error());
+    }
+  }
+  return {};
+}
+
+// Bytes selected by the top bits of a second register, to DS:rDI.
+Fallible<void> masked_bytes(Context& context, const Insn& insn) {
+  const bool mmx = insn.operands[0].kind == OperandKind::kMmx;
+  const unsigned count = mmx ? 8 : 16;
+  std::byte* source = mmx ? context.state.xsave.data() + kX87Offset + 16 * insn.operands[0].reg : lane(context, insn.operands[0].reg, 0);
+  std::byte* mask = mmx ? context.state.xsave.data() + kX87Offset + 16 * insn.operands[1].reg : lane(context, insn.operands[1].reg, 0);
+  const MmuIndex mmu = current_mmu(context);
+  for (const bool store : {false, true}) {
+    for (unsigned i = 0; i < count; ++i) {
+      if (!(load_host(mask + i, 1) & 0x80)) continue;
+      const uint64_t offset = wrap_offset(context.state.gpr[cpu::kRdi] + i, insn.mem.address_size);
+      const uint64_t linear = GUEST_TRY(linear_address(context, insn.mem.segment, offset, 1, Access::kWrite));
+      const auto done = store ? write_linear(context, linear, load_host(source + i, 1), 1, mmu) : probe_write(context, linear, 1, mmu);
+      if (!done) return std::unexpected(done.error());
+    }
+  }
+  if (mmx) {  // an MMX instruction: all tags valid, top of stack 0 [SDM-1 9.5.1]
+    std::byte* image = context.state.xsave.data();
+    store_host(image + 2, load_host(image + 2, 2) & ~uint64_t{0x3800}, 2);
+    store_host(image + 4, 0xff, 1);
+    store_host(image + kXstateBv, load_host(image + kXstateBv, 8) | 1, 8);
+  }
+  return {};
+}
+
+// Each finished element clears its part of the mask, so that a fault resumes where it stopped.
+Fallible<void> gather(Context& context, const Insn& insn, unsigned index_size, unsigned size) {
+  const unsigned destination = insn.operands[0].reg, mask = insn.operands[2].reg, index = insn.mem.index;
+  if (destination == mask || destination == index || mask == index) return undefined();
+  const unsigned width = insn.vex_l ? 32 : 16;
+  const unsigned count = width / (index_size > size ? index_size : size);
+  const uint64_t base = operand_offset(context, insn);
+  const uint64_t all_ones = size_mask(size);
+  for (unsigned i = 0; i < count; ++i) write_element(context, mask, i, size, mask_bit(context, mask, i, size) ? all_ones : 0);
+  for (unsigned i = 0; i < count; ++i) {
+    if (!mask_bit(context, mask, i, size)) continue;
+    const auto displacement = static_cast<uint64_t>(sign_extend(read_element(context, index, i, index_size), index_size)) * insn.mem.scale;
+    const auto value = read_at(context, insn, base + displacement, size);
+    if (!value) return std::unexpected(value.error());
+    write_element(context, destination, i, size, *value);
+    write_element(context, mask, i, size, 0);
+  }
+  for (unsigned i = 0; i < 32 / size; ++i) {
+    write_element(context, mask, i, size, 0);
+    if (i >= count) write_element(context, destination, i, size, 0);
+  }
+  return {};
+}
+
+Fallible<void> run(Context& context, const Insn& insn) {
+  const unsigned last = insn.operands[2].reg, width = insn.operands[0].size_bytes;
+  switch (insn.row) {
+    case RowId::MASKMOVQ_Pq_Nq: case RowId::MASKMOVDQU_Vdq_Udq: case RowId::VMASKMOVDQU_Vdq_Udq: return masked_bytes(context, insn);
+    case RowId::VMASKMOVPS_Vx_Hx_Mx: case RowId::VPMASKMOVD_Vx_Hx_Mx: return masked_load(context, insn, 4);
+    case RowId::VMASKMOVPD_Vx_Hx_Mx: case RowId::VPMASKMOVQ_Vx_Hx_Mx: return masked_load(context, insn, 8);
+    case RowId::VMASKMOVPS_Mx_Hx_Vx: case RowId::VPMASKMOVD_Mx_Hx_Vx:
+      return masked_store(context, insn, 4, width / 4, insn.operands[1].reg, last, operand_offset(context, insn));
+    case RowId::VMASKMOVPD_Mx_Hx_Vx: case RowId::VPMASKMOVQ_Mx_Hx_Vx:
+      return masked_store(context, insn, 8, width / 8, insn.operands[1].reg, last, operand_offset(context, insn));
+    case RowId::VPGATHERDD_Vx_Kd_Hx: case RowId::VGATHERDPS_Vx_Kd_Hx: return gather(context, insn, 4, 4);
+    case RowId::VPGATHERDQ_Vx_Kq_Hx: case RowId::VGATHERDPD_Vx_Kq_Hx: return gather(context, insn, 4, 8);
+    case RowId::VPGATHERQD_Vdq_Kd_Hdq: case RowId::VGATHERQPS_Vdq_Kd_Hdq: return gather(context, insn, 8, 4);
+    case RowId::VPGATHERQQ_Vx_Kq_Hx: case RowId::VGATHERQPD_Vx_Kq_Hx: return gather(context, insn, 8, 8);
+    default: return undefined();
+  }
+}
+
+}  // namespace
+
+Fallible<Next> execute_masked_memory(Context& context, const Insn& insn) {
+  save_vectors(context);
+  const auto done = run(context, insn);
+  // A gather that faults keeps the elements it has; the other forms have changed nothing then.
+  mark_vectors_in_use(context);
+  load_vectors(context);
+  if (!done) return std::unexpected(done.error());
+  return finish(context, insn);
+}
+
+}  // namespace rhea::dbt
