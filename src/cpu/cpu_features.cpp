@@ -6,6 +6,8 @@
 // An instruction whose feature is absent raises #UD, so a guest finds out what CPUID told it.
 #include "cpu/cpu_features.h"
 
+#include "isa/x86/cpuid_names.h"
+
 namespace rhea::cpu {
 
 namespace {
@@ -111,16 +113,6 @@ constexpr Feature kFeatures[] = {
   {"xsaveerptr",  0x80000008, 0, kEbx, 2,  kHost,   Level::kInherit},
 };
 
-struct Alias {
-  std::string_view alias;
-  std::string_view name;
-};
-constexpr Alias kAliases[] = {
-  {"lzcnt", "abm"}, {"pni", "sse3"}, {"pclmul", "pclmulqdq"}, {"sha", "sha_ni"}, {"cmpxchg8b", "cx8"},
-  {"cmpxchg16b", "cx16"}, {"cmpxchg16", "cx16"}, {"sse41", "sse4_1"}, {"sse42", "sse4_2"}, {"sse4.1", "sse4_1"},
-  {"sse4.2", "sse4_2"}, {"x87", "fpu"}, {"lahf", "lahf_lm"}, {"prefetchw", "3dnowprefetch"}, {"sysenter", "sep"},
-  {"clfsh", "clflush"}, {"nonstop_tsc", "invtsc"}, {"ibrs", "spec_ctrl"},
-};
 // clang-format on
 
 static_assert(std::size(kFeatures) <= kMaxFeatures);
@@ -130,8 +122,9 @@ static_assert(std::size(kFeatures) <= kMaxFeatures);
 std::span<const Feature> features() { return kFeatures; }
 
 std::optional<size_t> find_feature(std::string_view name) {
-  for (const Alias& alias : kAliases)
-    if (alias.alias == name) name = alias.name;
+  const isa::x86::CpuidFeature* known = isa::x86::find_cpuid_feature(name);
+  if (known == nullptr) return std::nullopt;
+  name = known->name;
   for (size_t i = 0; i < std::size(kFeatures); ++i)
     if (kFeatures[i].name == name) return i;
   return std::nullopt;

@@ -8,6 +8,7 @@
 #include <map>
 
 #include "cpu/cpu_features.h"
+#include "isa/x86/cpuid_names.h"
 
 namespace rhea::cpu {
 namespace {
@@ -112,6 +113,18 @@ TEST(CpuModel, OnlyTableBitsAreAdvertised) {
     EXPECT_EQ(model->cpuid(7, 2), CpuidResult{});
     for (std::string_view feature : {"monitor", "avx512f", "rtm", "hle", "vmx", "pku", "la57", "vme", "serialize"})
       EXPECT_FALSE(model->has(feature)) << feature;
+  }
+}
+
+TEST(CpuModel, TableAgreesWithTheNames) {
+  for (const Feature& feature : features()) {
+    const isa::x86::CpuidFeature* named = isa::x86::find_cpuid_feature(feature.name);
+    ASSERT_NE(named, nullptr) << feature.name;
+    EXPECT_EQ(named->name, feature.name);
+    EXPECT_EQ(named->leaf, feature.leaf) << feature.name;
+    EXPECT_EQ(named->subleaf, feature.subleaf) << feature.name;
+    EXPECT_EQ(static_cast<int>(named->output), static_cast<int>(feature.reg)) << feature.name;
+    EXPECT_EQ(named->bit, feature.bit) << feature.name;
   }
 }
 
