@@ -118,11 +118,12 @@ std::string describe(const Outcome& outcome) {
   return text;
 }
 
-std::string describe(const MachineState& state, bool mode32) {
+std::string describe(const MachineState& state, bool mode32, bool vectors) {
   std::string text;
   for (size_t i = 0; i < (mode32 ? 8 : 16); ++i)
     text += fmt::format("  {:<3} {:016x}{}", kGprNames[i], state.gpr[i], i % 4 == 3 ? "\n" : "");
   text += fmt::format("  rip {:016x}  rflags {:x}  fs base {:x}  gs base {:x}\n", state.rip, state.rflags, state.fs_base, state.gs_base);
+  if (!vectors) return text;
   text += fmt::format("  fcw {:04x} fsw {:04x} ftw {:02x} fop {:04x} fip {:x} fdp {:x} mxcsr {:08x}\n",
                       state.xsave_field<uint16_t>(kXsaveFcw), state.xsave_field<uint16_t>(kXsaveFsw),
                       state.xsave_field<uint8_t>(kXsaveFtw), state.xsave_field<uint16_t>(kXsaveFop),

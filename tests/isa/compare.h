@@ -23,6 +23,7 @@ inline bool conclusive(const Output& output) {
 }
 
 std::string describe(const Outcome& outcome);
-std::string describe(const MachineState& state, bool mode32);
+// General registers; `vectors`: x87 and vector registers too.
+std::string describe(const MachineState& state, bool mode32, bool vectors = true);
 
 }  // namespace rhea::tests::isa

@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "isa/x86/rows.h"
+#include "tests/isa/engine_executor.h"
 #include "tests/isa/native_executor.h"
 #include "tests/isa/runner.h"
 #include "tests/isa/self_check.h"
@@ -24,7 +25,10 @@ constexpr std::string_view kHelp = R"(usage: isa_conformance [options]
   --seed S           another set of cases (default 1)
   --case N           only case N of the seed, with all states
   --time SECONDS     stop after so long
-  --config NAME      optimised, reference, tiny-cache, tiny-tlb or all (default optimised)
+  --config NAME      optimised, reference, tiny-cache, tiny-tlb, native (the host against itself) or all: cases are
+                     shared out among the four (default optimised)
+  --inject-bug N     a build with RHEA_INJECT_BUGS: seeds bug N in the translator
+  --inject-all N     seeds bugs 1 to N one after the other and says which are caught
   --jobs N           worker processes (default: one per processor)
   --self-check       test the harness: host against host, and against falsified results
   --max-reports N    failures to print in full (default 20)
@@ -36,6 +40,7 @@ struct Arguments {
   RunOptions run;
   std::optional<uint64_t> only_case;
   bool self_check = false, list = false;
+  int inject_bug = 0, inject_all = 0;
   std::string config = "optimised";
 };
 
@@ -69,6 +74,8 @@ Arguments parse(int argc, char** argv) {
     else if (option == "--case") arguments.only_case = number(option, value);
     else if (option == "--time") arguments.run.seconds = static_cast<double>(number(option, value));
     else if (option == "--config") arguments.config = value;
+    else if (option == "--inject-bug") arguments.inject_bug = static_cast<int>(number(option, value));
+    else if (option == "--inject-all") arguments.inject_all = static_cast<int>(number(option, value));
     else if (option == "--jobs") arguments.run.jobs = static_cast<unsigned>(number(option, value));
     else if (option == "--max-reports") arguments.run.max_reports = static_cast<unsigned>(number(option, value));
     else usage(fmt::format("{}: unknown option", option));
@@ -121,16 +128,62 @@ int self_check(const CaseGenerator& generator, RunOptions options) {
   return failed ? 1 : 0;
 }
 
+ExecutorFactory factory_for(std::string_view config, int inject_bug) {
+  if (config == "native") return native_factory;
+  return [=] { return create_engine_executor({.config = config, .inject_bug = inject_bug}); };
+}
+
+// A caught bug is a passed test.
+int inject_all(const CaseGenerator& generator, const Arguments& arguments) {
+  uint64_t caught = 0, missed = 0;
+  for (int bug = 1; bug <= arguments.inject_all; ++bug) {
+    RunOptions options = arguments.run;
+    options.quiet = true;
+    options.stop_at_first_failure = true;
+    options.config = arguments.config;
+    const RunResult result = run_all(generator, options, factory_for(arguments.config, bug));
+    const bool found = result.cases_failed > 0;
+    fmt::print("bug {:>3}: {} after {} cases, {:.1f} s\n", bug, found ? "caught" : "NOT CAUGHT", result.cases_passed, result.seconds);
+    std::fflush(stdout);
+    (found ? caught : missed)++;
+  }
+  fmt::print("{} passed, {} failed, 0 skipped\n", caught, missed);
+  return missed ? 1 : 0;
+}
+
+int conformance(const CaseGenerator& generator, const Arguments& arguments) {
+  std::vector<std::string_view> configs{arguments.config};
+  if (arguments.config == "all") configs.assign(std::begin(kEngineConfigs), std::end(kEngineConfigs));
+  uint64_t passed = 0, failed = 0, skipped = 0;
+  for (size_t i = 0; i < configs.size(); ++i) {
+    RunOptions options = arguments.run;
+    options.config = configs[i];
+    // Each configuration sees cases of its own: most of them run in the one that users run.
+    options.first_round = i * options.cases;
+    if (i > 0) options.cases = std::max<uint64_t>(options.cases / 8, 2);
+    if (configs.size() > 1 && options.seconds > 0) options.seconds *= i == 0 ? 0.55 : 0.15;
+    const RunResult result = run_all(generator, options, factory_for(configs[i], arguments.inject_bug));
+    print_summary(generator, result, options);
+    passed += result.combos_passed;
+    failed += result.combos_failed;
+    skipped += result.combos_skipped;
+  }
+  fmt::print("{} passed, {} failed, {} skipped\n", passed, failed, skipped);
+  return failed ? 1 : 0;
+}
+
 int main(int argc, char** argv) {
-  Arguments arguments = parse(argc, argv);
+  const Arguments arguments = parse(argc, argv);
   const CaseGenerator generator(arguments.run.seed);
   if (arguments.list) return list(generator, arguments.run);
   if (arguments.self_check) return self_check(generator, arguments.run);
-  if (arguments.only_case) return run_one(generator, arguments.run, *arguments.only_case, native_factory) ? 0 : 1;
-  const RunResult result = run_all(generator, arguments.run, native_factory);
-  print_summary(generator, result, arguments.run);
-  fmt::print("{} passed, {} failed, {} skipped\n", result.combos_passed, result.combos_failed, result.combos_skipped);
-  return result.combos_failed ? 1 : 0;
+  if (arguments.inject_all) return inject_all(generator, arguments);
+  if (arguments.only_case) {
+    RunOptions options = arguments.run;
+    options.config = arguments.config;
+    return run_one(generator, options, *arguments.only_case, factory_for(arguments.config, arguments.inject_bug)) ? 0 : 1;
+  }
+  return conformance(generator, arguments);
 }
 
 }  // namespace

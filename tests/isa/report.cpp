@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <span>
 
 #include "isa/x86/disasm.h"
@@ -44,8 +45,11 @@ std::string report(const Finding& finding, std::string_view config) {
   std::string text = fmt::format("FAIL {} {} seed {} case {} config {}\n", rhea::isa::x86::row_info(test_case.row).name,
                                  test_case.program.mode32 ? "32-bit" : "64-bit", test_case.seed, test_case.number, config);
   text += listing(test_case, finding.input);
-  text += "before:\n" + describe(finding.input.state, test_case.program.mode32);
-  text += "expected: " + describe(finding.expected.outcome) + "\n" + describe(finding.expected.state, test_case.program.mode32);
+  const bool vectors = std::any_of(finding.differences.begin(), finding.differences.end(), [](const Difference& difference) {
+    return difference.field.find_first_of("xmystf") == 0 && !difference.field.starts_with("memory stack") && !difference.field.starts_with("fs");
+  });
+  text += "before:\n" + describe(finding.input.state, test_case.program.mode32, vectors);
+  text += "expected: " + describe(finding.expected.outcome) + "\n" + describe(finding.expected.state, test_case.program.mode32, vectors);
   text += "actual:   " + describe(finding.actual.outcome) + "\n";
   text += "differences (expected, actual):\n";
   for (const Difference& difference : finding.differences)
