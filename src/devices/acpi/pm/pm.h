@@ -12,9 +12,13 @@
 #include "io/address_space.h"
 #include "io/clock.h"
 #include "io/device.h"
+#include "io/device_spec.h"
 #include "io/irq.h"
 
 namespace rhea::devices {
+
+inline constexpr io::DeviceSpec kAcpiPmSpec = {
+    .name = "acpi-pm", .help = "ACPI power management block", .state_version = 1};
 
 class AcpiPm final : public io::Device, public io::IoHandler {
  public:

@@ -8,8 +8,12 @@
 
 #include "io/address_space.h"
 #include "io/device.h"
+#include "io/device_spec.h"
 
 namespace rhea::devices {
+
+inline constexpr io::DeviceSpec kResetRegisterSpec = {
+    .name = "reset-register", .help = "reset control register 0xcf9", .state_version = 1};
 
 // The port lies inside the PCI configuration address register: the host bridge forwards byte accesses of
 // 0xcf9 here, so this device maps nothing itself (see HostBridge::Context::reset_register).

@@ -11,9 +11,13 @@
 #include "devices/input/i8042/ps2_device.h"
 #include "io/address_space.h"
 #include "io/device.h"
+#include "io/device_spec.h"
 #include "io/irq.h"
 
 namespace rhea::devices {
+
+inline constexpr io::DeviceSpec kI8042Spec = {
+    .name = "i8042", .help = "keyboard controller with PS/2 keyboard and mouse", .state_version = 1};
 
 class I8042 final : public io::Device, public io::IoHandler {
  public:

@@ -8,8 +8,12 @@
 
 #include "io/address_space.h"
 #include "io/device.h"
+#include "io/device_spec.h"
 
 namespace rhea::devices {
+
+inline constexpr io::DeviceSpec kPort92Spec = {
+    .name = "port92", .help = "system control port A", .state_version = 1};
 
 class Port92 final : public io::Device, public io::IoHandler {
  public:

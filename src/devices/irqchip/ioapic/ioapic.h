@@ -8,10 +8,14 @@
 
 #include "io/address_space.h"
 #include "io/device.h"
+#include "io/device_spec.h"
 #include "io/irq.h"
 #include "platform/x86/ioapic_state.h"
 
 namespace rhea::devices {
+
+inline constexpr io::DeviceSpec kIoapicSpec = {
+    .name = "ioapic", .help = "82093AA I/O APIC with 24 pins", .state_version = 1};
 
 // ISA IRQ 0 (GSI line 0 of the router) is wired to pin 2, as on every PC, and line 2 (the 8259 cascade) to
 // nothing: the MADT must hold the interrupt source override IRQ 0 -> GSI 2.

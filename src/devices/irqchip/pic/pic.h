@@ -8,10 +8,14 @@
 
 #include "io/address_space.h"
 #include "io/device.h"
+#include "io/device_spec.h"
 #include "io/irq.h"
 #include "platform/x86/pic_state.h"
 
 namespace rhea::devices {
+
+inline constexpr io::DeviceSpec kPicSpec = {
+    .name = "pic", .help = "pair of 8259A interrupt controllers", .state_version = 1};
 
 class Pic final : public io::Device, public io::IoHandler, public io::GsiSink, public io::ExtIntSource {
  public:

@@ -10,8 +10,15 @@
 
 #include "io/address_space.h"
 #include "io/device.h"
+#include "io/device_spec.h"
 
 namespace rhea::devices {
+
+inline constexpr io::PropertySpec kDebugconProperties[] = {
+    {.name = "port", .type = io::PropertyType::kUint, .help = "first I/O port", .default_value = "0xe9", .max = 0xffff},
+};
+inline constexpr io::DeviceSpec kDebugconSpec = {
+    .name = "debugcon", .help = "debug console port", .state_version = 1, .properties = kDebugconProperties};
 
 class Debugcon final : public io::Device, public io::IoHandler {
  public:

@@ -35,10 +35,10 @@ void for_each_piece(uint64_t offset, unsigned size_bytes, Access access) {
 }  // namespace
 
 HostBridge::HostBridge(const Options& options, const Context& context)
-    : PciFunction({.name = "host-bridge",
-                   .vendor = kVendor,
-                   .device = kDevice,
-                   .class_code = kHostBridgeClass,
+    : PciFunction({.name = std::string(kHostBridgeSpec.name),
+                   .vendor = kHostBridgeSpec.pci->vendor,
+                   .device = kHostBridgeSpec.pci->device,
+                   .class_code = kHostBridgeSpec.pci->class_code,
                    .revision = 0,
                    .subsystem_vendor = 0,
                    .subsystem = 0,

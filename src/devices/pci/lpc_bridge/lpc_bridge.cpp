@@ -5,7 +5,6 @@
 namespace rhea::devices {
 namespace {
 
-constexpr uint32_t kIsaBridge = 0x060100;
 constexpr uint8_t kAcpiEnable = 0x80;
 constexpr uint16_t kPirqA = 0x60, kPirqE = 0x68;
 constexpr uint8_t kPirqNotRouted = 0x80, kPirqWritable = 0x8f;
@@ -13,10 +12,10 @@ constexpr uint8_t kPirqNotRouted = 0x80, kPirqWritable = 0x8f;
 }  // namespace
 
 LpcBridge::LpcBridge(const Options& options)
-    : PciFunction({.name = "lpc-bridge",
-                   .vendor = kVendor,
-                   .device = kDevice,
-                   .class_code = kIsaBridge,
+    : PciFunction({.name = std::string(kLpcBridgeSpec.name),
+                   .vendor = kLpcBridgeSpec.pci->vendor,
+                   .device = kLpcBridgeSpec.pci->device,
+                   .class_code = kLpcBridgeSpec.pci->class_code,
                    .revision = 2,
                    .subsystem_vendor = 0,
                    .subsystem = 0,

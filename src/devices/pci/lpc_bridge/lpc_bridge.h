@@ -6,12 +6,16 @@
 
 #include "devices/pci/pci_bus.h"
 #include "devices/pci/pci_function.h"
+#include "io/device_spec.h"
 
 namespace rhea::devices {
 
+inline constexpr io::DeviceSpec kLpcBridgeSpec = {
+    .name = "lpc-bridge", .help = "ICH9 LPC bridge 8086:2918", .state_version = 1,
+    .pci = io::PciIds{.vendor = 0x8086, .device = 0x2918, .class_code = 0x060100}};
+
 class LpcBridge final : public PciFunction {
  public:
-  static constexpr uint16_t kVendor = 0x8086, kDevice = 0x2918;
   static constexpr uint8_t kDeviceNumber = 0x1f, kFunctionNumber = 0;
   static constexpr uint16_t kPmBase = 0x40, kAcpiControl = 0x44;
 

@@ -13,9 +13,16 @@
 #include "io/address_space.h"
 #include "io/clock.h"
 #include "io/device.h"
+#include "io/device_spec.h"
 #include "io/irq.h"
 
 namespace rhea::devices {
+
+inline constexpr io::PropertySpec kUart16550Properties[] = {
+    {.name = "port", .type = io::PropertyType::kUint, .help = "first I/O port", .default_value = "0x3f8", .max = 0xfff8},
+};
+inline constexpr io::DeviceSpec kUart16550Spec = {
+    .name = "serial", .help = "16550A UART", .state_version = 1, .properties = kUart16550Properties};
 
 class Uart16550 final : public io::Device, public io::IoHandler, public CharReceiver {
  public:

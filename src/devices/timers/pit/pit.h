@@ -10,10 +10,14 @@
 #include "io/address_space.h"
 #include "io/clock.h"
 #include "io/device.h"
+#include "io/device_spec.h"
 #include "io/irq.h"
 #include "platform/x86/pit_state.h"
 
 namespace rhea::devices {
+
+inline constexpr io::DeviceSpec kPitSpec = {
+    .name = "pit", .help = "8254 interval timer and port 0x61", .state_version = 1};
 
 class Pit final : public io::Device, public io::IoHandler {
  public:

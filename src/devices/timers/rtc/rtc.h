@@ -14,9 +14,13 @@
 #include "io/address_space.h"
 #include "io/clock.h"
 #include "io/device.h"
+#include "io/device_spec.h"
 #include "io/irq.h"
 
 namespace rhea::devices {
+
+inline constexpr io::DeviceSpec kRtcSpec = {
+    .name = "rtc", .help = "MC146818 real-time clock and CMOS", .state_version = 1};
 
 class Rtc final : public io::Device, public io::IoHandler {
  public:
