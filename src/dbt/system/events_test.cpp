@@ -308,7 +308,7 @@ TEST_F(EventsTest, SoftwareInterruptFamily) {
   EXPECT_EQ(state.rip, 0x81000040u);
   machine.set_cpl(3);
   EXPECT_RAISES(machine.run({0xcc}), kGeneralProtection, 3 * 8 + 2);  // gate DPL 0
-  EXPECT_NEXT(machine.run({0xf1}), Next::kDispatch) << "INT1 does not check it";
+  EXPECT_NEXT(machine.run({0xf1}), Next::kDispatch);  // INT1 does not check it
   EXPECT_EQ(state.rip, 0x81000010u);
 }
 

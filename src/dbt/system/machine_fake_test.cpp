@@ -37,8 +37,8 @@ class SilentBus final : public cpu::LapicBus {
   void broadcast_eoi(uint8_t) override {}
 };
 
-// The services have no other way to find the test's machine.
-FakeMachine* g_machine = nullptr;
+// SAFETY: the context's runtime is only ever passed to the services below; here it is the test's machine.
+FakeMachine& machine_of(Context& context) { return *reinterpret_cast<FakeMachine*>(context.runtime); }
 
 Context& new_context() {
   void* memory = mmap(nullptr, sizeof(Context), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -53,9 +53,9 @@ Context& new_context() {
 
 // ---- services ----
 
-void flush_tlb(Context&, const FlushRequest& request) { g_machine->flushes.push_back(request); }
+void flush_tlb(Context& context, const FlushRequest& request) { machine_of(context).flushes.push_back(request); }
 void* tlb_lookup(Context&, uint64_t, unsigned, Access, MmuIndex) { return nullptr; }
-void note_store(Context&, uint64_t physical, unsigned) { g_machine->noted_stores.push_back(physical); }
+void note_store(Context& context, uint64_t physical, unsigned) { machine_of(context).noted_stores.push_back(physical); }
 void call_with_vectors_saved(Context&, void (*function)(void*), void* argument) { function(argument); }
 void save_vectors(Context&) {}
 void load_vectors(Context&) {}
@@ -75,7 +75,7 @@ struct FakeMachine::Parts {
 };
 
 FakeMachine::FakeMachine() : context(new_context()), state(context.state), parts_(std::make_unique<Parts>(*this)) {
-  g_machine = this;
+  context.runtime = reinterpret_cast<Runtime*>(this);
   auto model = cpu::CpuModel::create({.name = "max", .tsc_frequency_hz = 1'000'000'000});
   RHEA_CHECK(model.has_value());
   parts_->model.emplace(std::move(*model));
@@ -102,10 +102,7 @@ FakeMachine::FakeMachine() : context(new_context()), state(context.state), parts
   enter_real_mode();
 }
 
-FakeMachine::~FakeMachine() {
-  g_machine = nullptr;
-  munmap(&context, sizeof(Context));
-}
+FakeMachine::~FakeMachine() { munmap(&context, sizeof(Context)); }
 
 std::byte* FakeMachine::host(uint64_t physical) { return parts_->ram->host_pointer({physical}, 1); }
 uint64_t FakeMachine::read(uint64_t physical, unsigned size_bytes) const {
