@@ -31,6 +31,7 @@ GUESTS = [
     Guest("hello"),
     Guest("exceptions"),
     Guest("paging"),
+    Guest("rings"),
     Guest("smc"),
     Guest("strings"),
     Guest("triple", rhea_status=3, qemu_status=0),  # QEMU: a reset, under -no-reboot
