@@ -25,7 +25,9 @@ set(RHEA_DBT_SYSTEM_SOURCES
 )
 set(RHEA_DBT_SYSTEM_TESTS
   system/machine_fake_test.cpp
+  system/control_test.cpp
   system/events_test.cpp
+  system/far_test.cpp
   system/paging_test.cpp
   system/segments_test.cpp
 )
