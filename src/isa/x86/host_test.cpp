@@ -1,19 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// The decoder against the processor itself: a traced child executes one instruction that ends where its page does.
-// A fetch from the next page means that the instruction is longer than what stands there, SIGILL that the processor
-// knows no such instruction. Skipped where tracing is forbidden.
+// The decoder and the table's effect columns against the processor itself. Skipped where tracing is forbidden.
 #include <cpuid.h>
 #include <fmt/format.h>
 #include <gtest/gtest.h>
-#include <signal.h>
-#include <sys/mman.h>
-#include <sys/prctl.h>
-#include <sys/ptrace.h>
-#include <sys/user.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
-#include <cstring>
 #include <map>
 #include <optional>
 #include <string>
@@ -21,114 +11,11 @@
 
 #include "isa/x86/cpuid_names.h"
 #include "isa/x86/generate.h"
+#include "isa/x86/host_processor.h"
 #include "isa/x86/rows.h"
 
 namespace rhea::isa::x86 {
 namespace {
-
-constexpr size_t kPageBytes = 4096;
-constexpr uint64_t kCodePage = 0x30000000;  // below 4 GiB for 32-bit code; the page after it is not mapped
-constexpr uint64_t kStackPage = 0x31000000;
-constexpr uint64_t kUserCode64 = 0x33, kUserCode32 = 0x23, kUserData = 0x2b;  // Linux's selectors
-
-enum class Outcome { kUndefined, kExecutedOrFaulted, kFailed };
-struct Probe {
-  Outcome outcome = Outcome::kFailed;
-  unsigned length = 0;
-};
-
-class HostProcessor {
- public:
-  HostProcessor() {
-    const int file = memfd_create("rhea-isa", MFD_CLOEXEC);
-    if (file < 0) return;
-    if (ftruncate(file, kPageBytes) == 0) {
-      writable_ = map(nullptr, PROT_READ | PROT_WRITE, MAP_SHARED, file);
-      ready_ = writable_ && map(at(kCodePage), PROT_READ | PROT_EXEC, MAP_SHARED | MAP_FIXED_NOREPLACE, file) &&
-               map(at(kCodePage + kPageBytes), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1) &&
-               map(at(kStackPage), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1) && start();
-    }
-    close(file);
-  }
-  ~HostProcessor() {
-    stop();
-    if (writable_) munmap(writable_, kPageBytes);
-    for (uint64_t page : {kCodePage, kCodePage + kPageBytes, kStackPage}) munmap(at(page), kPageBytes);
-  }
-  bool ready() const { return ready_; }
-
-  // How many of the bytes the processor fetches before it executes, faults or finds them undefined.
-  Probe probe(const std::vector<uint8_t>& bytes, CpuMode mode) {
-    for (unsigned length = 1; length <= 15 && length <= bytes.size(); ++length) {
-      const std::optional<siginfo_t> signal = step(bytes.data(), length, mode);
-      if (!signal) return {};
-      const bool fetched_beyond = signal->si_signo == SIGSEGV && signal->si_code != SI_KERNEL && signal->si_addr == at(kCodePage + kPageBytes);
-      if (fetched_beyond) continue;
-      return {signal->si_signo == SIGILL ? Outcome::kUndefined : Outcome::kExecutedOrFaulted, length};
-    }
-    return {};
-  }
-
- private:
-  static void* at(uint64_t address) { return reinterpret_cast<void*>(address); }
-  static uint8_t* map(void* address, int protection, int flags, int file) {
-    void* page = mmap(address, kPageBytes, protection, flags, file, 0);
-    return page == MAP_FAILED ? nullptr : static_cast<uint8_t*>(page);
-  }
-
-  bool start() {
-    child_ = fork();
-    if (child_ < 0) return false;
-    if (child_ == 0) {
-      prctl(PR_SET_PDEATHSIG, SIGKILL);
-      if (ptrace(PTRACE_TRACEME, 0, nullptr, nullptr) == 0) raise(SIGSTOP);
-      _exit(1);
-    }
-    int status = 0;
-    if (waitpid(child_, &status, 0) != child_ || !WIFSTOPPED(status)) return false;
-    return ptrace(PTRACE_SETOPTIONS, child_, nullptr, PTRACE_O_EXITKILL) == 0 && ptrace(PTRACE_GETREGS, child_, nullptr, &registers_) == 0 &&
-           ptrace(PTRACE_GETFPREGS, child_, nullptr, &fp_registers_) == 0;
-  }
-  void stop() {
-    if (child_ <= 0) return;
-    kill(child_, SIGKILL);
-    waitpid(child_, nullptr, 0);
-    child_ = -1;
-  }
-
-  // Runs one instruction from a defined state; the signal that stopped it.
-  std::optional<siginfo_t> step(const uint8_t* bytes, unsigned length, CpuMode mode) {
-    std::memcpy(writable_ + kPageBytes - length, bytes, length);
-    user_regs_struct state = registers_;
-    state.rax = state.rbx = state.rcx = state.rdx = state.rsi = state.rdi = state.rbp = 0;
-    state.r8 = state.r9 = state.r10 = state.r11 = state.r12 = state.r13 = state.r14 = state.r15 = 0;
-    state.rip = kCodePage + kPageBytes - length;
-    state.rsp = kStackPage + kPageBytes / 2;
-    state.orig_rax = ~0ull;
-    state.eflags = 0x202;
-    state.cs = mode == CpuMode::k64 ? kUserCode64 : kUserCode32;
-    state.ss = kUserData;
-    state.ds = state.es = mode == CpuMode::k64 ? 0 : kUserData;
-    state.fs = state.gs = 0;
-    state.fs_base = state.gs_base = 0;
-    int status = 0;
-    if (ptrace(PTRACE_SETREGS, child_, nullptr, &state) != 0 || ptrace(PTRACE_SETFPREGS, child_, nullptr, &fp_registers_) != 0 ||
-        ptrace(PTRACE_SINGLESTEP, child_, nullptr, nullptr) != 0 || waitpid(child_, &status, 0) != child_ || !WIFSTOPPED(status)) {
-      stop();
-      start();
-      return std::nullopt;
-    }
-    siginfo_t signal{};
-    if (ptrace(PTRACE_GETSIGINFO, child_, nullptr, &signal) != 0) return std::nullopt;
-    return signal;
-  }
-
-  uint8_t* writable_ = nullptr;
-  bool ready_ = false;
-  pid_t child_ = -1;
-  user_regs_struct registers_{};
-  user_fpregs_struct fp_registers_{};
-};
 
 bool host_has(std::string_view features) {
   while (!features.empty()) {
@@ -189,11 +76,13 @@ std::string hex(const std::vector<uint8_t>& bytes) {
   return text;
 }
 
+constexpr uint8_t kNop[] = {0x90};
+
 class Host : public testing::TestWithParam<CpuMode> {
  protected:
   void SetUp() override {
     if (!processor_.ready()) GTEST_SKIP() << "cannot trace a child";
-    if (processor_.probe({0x90}, GetParam()).outcome != Outcome::kExecutedOrFaulted) GTEST_SKIP() << "no code of this size";
+    if (processor_.probe(kNop, GetParam()).outcome != HostProcessor::Outcome::kExecutedOrFaulted) GTEST_SKIP() << "no code of this size";
   }
   std::optional<std::vector<uint8_t>> random_encoding() {
     const auto row = static_cast<RowId>(random_.below(row_count()));
@@ -219,13 +108,13 @@ TEST_P(Host, ExecutesWhatTheTableHolds) {
     ASSERT_EQ(decode(*bytes, GetParam(), insn), DecodeStatus::kOk);
     if (untestable(insn)) continue;
     bytes->resize(16, 0xcc);
-    const Probe host = processor_.probe(*bytes, GetParam());
-    if (host.outcome == Outcome::kFailed) continue;
+    const HostProcessor::Probe host = processor_.probe(*bytes, GetParam());
+    if (host.outcome == HostProcessor::Outcome::kFailed) continue;
     ++compared;
-    if (host.outcome == Outcome::kUndefined || host.length != insn.length) {
+    if (host.outcome == HostProcessor::Outcome::kUndefined || host.length != insn.length) {
       if (shown[insn.row]++ == 0)
         ADD_FAILURE() << row_info(insn).name << ": " << hex(*bytes) << " ours " << unsigned{insn.length} << " host " << host.length
-                      << (host.outcome == Outcome::kUndefined ? " undefined" : "");
+                      << (host.outcome == HostProcessor::Outcome::kUndefined ? " undefined" : "");
     }
   }
   EXPECT_GT(compared, 5000u);
@@ -244,16 +133,136 @@ TEST_P(Host, AgreesOnWhatIsInvalid) {
     Insn insn;
     const DecodeStatus status = decode(*bytes, GetParam(), insn);
     if (status == DecodeStatus::kOk ? untestable(insn) : claimed_by_other_extensions(*bytes)) continue;
-    const Probe host = processor_.probe(*bytes, GetParam());
-    if (host.outcome == Outcome::kFailed) continue;
+    const HostProcessor::Probe host = processor_.probe(*bytes, GetParam());
+    if (host.outcome == HostProcessor::Outcome::kFailed) continue;
     invalid += status != DecodeStatus::kOk;
-    const bool agree = status == DecodeStatus::kOk ? host.outcome != Outcome::kUndefined && host.length == insn.length
-                                                   : host.outcome == Outcome::kUndefined;
+    const bool agree = status == DecodeStatus::kOk ? host.outcome != HostProcessor::Outcome::kUndefined && host.length == insn.length
+                                                   : host.outcome == HostProcessor::Outcome::kUndefined;
     if (!agree && shown++ < 20)
       ADD_FAILURE() << hex(*bytes) << " ours " << (status == DecodeStatus::kOk ? row_info(insn).name : "invalid") << " " << unsigned{insn.length}
-                    << " host " << host.length << (host.outcome == Outcome::kUndefined ? " undefined" : "");
+                    << " host " << host.length << (host.outcome == HostProcessor::Outcome::kUndefined ? " undefined" : "");
   }
   EXPECT_GT(invalid, 500u);
+}
+
+// ---- effect columns ----
+
+class HostEffects : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (!processor_.ready()) GTEST_SKIP() << "cannot trace a child";
+  }
+  HostProcessor processor_;
+  Rng random_{5};
+};
+
+constexpr unsigned kBase = 3;  // RBX holds the address of memory operands
+constexpr uint64_t kOperandAddress = HostProcessor::kDataPage + 256;
+
+unsigned long long& gpr(user_regs_struct& state, unsigned index) {
+  unsigned long long* const registers[16] = {&state.rax, &state.rcx, &state.rdx, &state.rbx, &state.rsp, &state.rbp, &state.rsi, &state.rdi,
+                                             &state.r8,  &state.r9,  &state.r10, &state.r11, &state.r12, &state.r13, &state.r14, &state.r15};
+  return *registers[index];
+}
+
+// GPRs an instruction may read and write, and how many low bytes of each it writes, according to the table.
+struct Effects {
+  uint16_t read = 0, written = 0;
+  FlagEffects flags;
+};
+
+Effects effects_of(const Insn& insn) {
+  const RowInfo& info = row_info(insn);
+  Effects effects{.read = info.implicit_read, .written = info.implicit_write, .flags = flag_effects(insn)};
+  for (const Operand& operand : insn.operands) {
+    if (operand.kind != OperandKind::kGpr) continue;
+    const auto bit = static_cast<uint16_t>(1u << operand.reg);
+    const auto access = static_cast<unsigned>(operand.access);
+    // A byte or word written leaves the rest of the register: it counts as read.
+    if ((access & 1) || operand.size_bytes < 4) effects.read |= bit;
+    if (access & 2) effects.written |= bit;
+  }
+  if (insn.has_memory) effects.read |= 1u << kBase;
+  // The accumulator of CBW, AAM and the byte forms of MUL and DIV is written in part.
+  effects.read |= info.implicit_write;
+  return effects;
+}
+
+bool effects_testable(const Insn& insn) {
+  switch (row_info(insn).translation) {
+    case Translation::kCopy: case Translation::kCopyX87: case Translation::kShiftCl: case Translation::kCopyRcx: case Translation::kMovGpr:
+    case Translation::kXchgAcc: case Translation::kLea: case Translation::kFlagOps: case Translation::kBitString:
+      break;
+    default: return false;
+  }
+  const bool random_by_nature = insn.row == RowId::RDRAND || insn.row == RowId::RDSEED;
+  return !random_by_nature && !untestable(insn);
+}
+
+struct Run {
+  user_regs_struct state;
+  std::vector<uint8_t> memory;
+};
+
+std::optional<Run> run_once(HostProcessor& processor, const std::vector<uint8_t>& bytes, user_regs_struct state, uint8_t fill) {
+  for (size_t i = 0; i < HostProcessor::kPageBytes; ++i) processor.data()[i] = static_cast<uint8_t>(fill + i * 37);
+  const auto signal = processor.step(bytes, state);
+  if (!signal || signal->si_signo != SIGTRAP) return std::nullopt;
+  return Run{state, {processor.data().begin(), processor.data().end()}};
+}
+
+std::string check_effects(HostProcessor& processor, const std::vector<uint8_t>& bytes, const Insn& insn, Rng& random) {
+  const Effects effects = effects_of(insn);
+  user_regs_struct first = processor.initial_state(CpuMode::k64);
+  for (unsigned i = 0; i < 16; ++i)
+    if (i != 4) gpr(first, i) = random.chance(1, 3) ? random.below(64) : random.next();
+  gpr(first, kBase) = kOperandAddress;
+  // Bit offsets in registers must stay within the page.
+  if (row_info(insn).translation == Translation::kBitString) gpr(first, insn.operands[1].reg) = random.below(1024);
+  first.eflags = 0x202 | (random.next() & kFlagAll);
+  // The second run differs in all that the table says is not read.
+  user_regs_struct second = first;
+  for (unsigned i = 0; i < 16; ++i)
+    if (i != 4 && !(effects.read >> i & 1)) gpr(second, i) = random.next();
+  second.eflags ^= kFlagAll & ~effects.flags.read;
+  const auto fill = static_cast<uint8_t>(random.next());
+  const auto a = run_once(processor, bytes, first, fill), b = run_once(processor, bytes, second, fill);
+  if (!a || !b) return a.has_value() == b.has_value() ? "" : "one run faults, the other does not";
+  user_regs_struct after_a = a->state, after_b = b->state;
+  for (unsigned i = 0; i < 16; ++i) {
+    const bool written = effects.written >> i & 1;
+    if (!written && gpr(after_a, i) != gpr(first, i)) return fmt::format("register {} changed", i);
+    if (written && gpr(after_a, i) != gpr(after_b, i)) return fmt::format("register {} depends on something not read", i);
+  }
+  const uint64_t changed = (after_a.eflags ^ first.eflags) & kFlagAll;
+  if (changed & ~static_cast<uint64_t>(effects.flags.written | effects.flags.undefined)) return fmt::format("flags {:#x} changed", changed);
+  if ((after_a.eflags ^ after_b.eflags) & effects.flags.written) return "flags depend on something not read";
+  if (a->memory != b->memory) return "memory depends on something not read";
+  return "";
+}
+
+TEST_F(HostEffects, OperandFlagAndImplicitColumnsHold) {
+  unsigned compared = 0;
+  for (unsigned id = 0; id < row_count(); ++id)
+    for (const FormSpec& form : forms(static_cast<RowId>(id), CpuMode::k64))
+      for (int round = 0; round < 6; ++round) {
+        GenerateOptions options{.mode = CpuMode::k64, .form = form};
+        options.allowed_gprs = 0xffff & ~(1u << kBase | 1u << 4);
+        options.allowed_bases = 1u << kBase;
+        options.displacement_min = 0;
+        options.displacement_max = 0;
+        std::vector<uint8_t> bytes;
+        Insn insn;
+        if (!generate(static_cast<RowId>(id), options, random_, bytes)) continue;
+        ASSERT_EQ(decode(bytes, CpuMode::k64, insn), DecodeStatus::kOk);
+        if (!effects_testable(insn) || (insn.has_memory && insn.mem.base != kBase)) break;
+        const std::string problem = check_effects(processor_, bytes, insn, random_);
+        ++compared;
+        if (problem.empty()) continue;
+        ADD_FAILURE() << row_info(insn).name << ": " << problem << ": " << hex(bytes);
+        break;
+      }
+  EXPECT_GT(compared, 5000u);
 }
 
 INSTANTIATE_TEST_SUITE_P(Modes, Host, testing::Values(CpuMode::k32, CpuMode::k64),
