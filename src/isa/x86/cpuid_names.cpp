@@ -292,7 +292,8 @@ const CpuidFeature* find_cpuid_feature(std::string_view name) {
 
 std::string_view cpuid_bit_name(uint32_t leaf, uint32_t subleaf, CpuidOutput output, unsigned bit) {
   for (const CpuidFeature& feature : kFeatures)
-    if (feature.leaf == leaf && feature.subleaf == subleaf && feature.output == output && feature.bit == bit) return feature.name;
+    if (feature.leaf == leaf && feature.subleaf == subleaf && feature.output == output && feature.bit == bit)
+      return feature.name;
   return "";
 }
 

@@ -21,7 +21,8 @@ TEST(CpuidNames, UniqueAndOrdered) {
   std::tuple<uint32_t, uint32_t, CpuidOutput, unsigned> last{};
   for (const CpuidFeature& feature : cpuid_features()) {
     EXPECT_TRUE(names.insert(feature.name).second) << feature.name;
-    const std::tuple<uint32_t, uint32_t, CpuidOutput, unsigned> place{feature.leaf, feature.subleaf, feature.output, feature.bit};
+    const std::tuple<uint32_t, uint32_t, CpuidOutput, unsigned> place{feature.leaf, feature.subleaf, feature.output,
+                                                                      feature.bit};
     EXPECT_LT(last, place) << feature.name;
     last = place;
     EXPECT_EQ(cpuid_bit_name(feature.leaf, feature.subleaf, feature.output, feature.bit), feature.name);
@@ -46,7 +47,8 @@ TEST(CpuidNames, EveryRowsFeatureIsKnown) {
 TEST(CpuidNames, AgreeWithTheHostKernel) {
   std::ifstream file("/proc/cpuinfo");
   std::string line;
-  while (std::getline(file, line) && !line.starts_with("flags")) {}
+  while (std::getline(file, line) && !line.starts_with("flags")) {
+  }
   if (line.empty()) GTEST_SKIP() << "no flags in /proc/cpuinfo";
   std::istringstream words(line.substr(line.find(':') + 1));
   std::string word;
@@ -57,7 +59,9 @@ TEST(CpuidNames, AgreeWithTheHostKernel) {
     const CpuidFeature* feature = find_cpuid_feature(word);
     if (!feature || synthetic.contains(word) || feature->leaf == 0x40000001) continue;
     unsigned registers[4] = {};
-    ASSERT_TRUE(__get_cpuid_count(feature->leaf, feature->subleaf, &registers[0], &registers[1], &registers[2], &registers[3])) << word;
+    ASSERT_TRUE(
+        __get_cpuid_count(feature->leaf, feature->subleaf, &registers[0], &registers[1], &registers[2], &registers[3]))
+        << word;
     EXPECT_TRUE(registers[static_cast<unsigned>(feature->output)] >> feature->bit & 1) << word;
     ++compared;
   }

@@ -33,7 +33,8 @@ constexpr std::array<PrefixByte, 256> kPrefixBytes = [] {
 
 class Decoder {
  public:
-  Decoder(std::span<const uint8_t> bytes, CpuMode mode, Insn& insn) : mode_(mode), insn_(insn), available_(bytes.size()) {
+  Decoder(std::span<const uint8_t> bytes, CpuMode mode, Insn& insn)
+      : mode_(mode), insn_(insn), available_(bytes.size()) {
     if (bytes.size() >= 16) {
       std::memcpy(buffer_, bytes.data(), 16);
     } else if (!bytes.empty()) {
@@ -92,8 +93,10 @@ class Decoder {
 
   // In 64-bit mode ES, CS, SS and DS overrides are null prefixes. [SDM-1 3.3.7.1]
   void set_segment(uint8_t byte) {
-    if (byte >= 0x64) segment_ = static_cast<uint8_t>(byte - 0x64 + 4);
-    else if (mode_ != CpuMode::k64) segment_ = (byte >> 3) & 3;
+    if (byte >= 0x64)
+      segment_ = static_cast<uint8_t>(byte - 0x64 + 4);
+    else if (mode_ != CpuMode::k64)
+      segment_ = (byte >> 3) & 3;
   }
 
   bool parse_opcode() {
@@ -206,8 +209,10 @@ class Decoder {
 
   void set_sizes() {
     insn_.operand_size = operand_size();
-    if (mode_ == CpuMode::k64) insn_.mem.address_size = address_size_prefix_ ? 4 : 8;
-    else insn_.mem.address_size = (mode_ == CpuMode::k32) != address_size_prefix_ ? 4 : 2;
+    if (mode_ == CpuMode::k64)
+      insn_.mem.address_size = address_size_prefix_ ? 4 : 8;
+    else
+      insn_.mem.address_size = (mode_ == CpuMode::k32) != address_size_prefix_ ? 4 : 2;
     insn_.modrm_reg = ((insn_.modrm >> 3) & 7) | reg_high_;
     insn_.modrm_rm = (insn_.has_modrm ? insn_.modrm & 7 : insn_.opcode & 7) | rm_high_;
   }
@@ -238,7 +243,8 @@ class Decoder {
       case Size::kT: return 10;
       case Size::kDq: return 16;
       case Size::kQq: return 32;
-      case Size::kV: case Size::kSignedByte: return v;
+      case Size::kV:
+      case Size::kSignedByte: return v;
       case Size::kZ: return v < 4 ? v : 4;
       case Size::kY: return insn_.rex_w && mode_ == CpuMode::k64 ? 8 : 4;
       case Size::kM: return mode_ == CpuMode::k64 ? 8 : 4;
@@ -262,19 +268,25 @@ class Decoder {
 
   void parse_memory() {
     insn_.has_memory = true;
-    if (insn_.mem.address_size == 2) parse_memory16();
-    else parse_memory32();
+    if (insn_.mem.address_size == 2)
+      parse_memory16();
+    else
+      parse_memory32();
   }
 
   void parse_displacement(unsigned mod, bool forced_full, bool wide) {
-    if (mod == 1) insn_.mem.displacement = static_cast<int8_t>(take8());
-    else if (mod == 2 || forced_full) insn_.mem.displacement = wide ? static_cast<int32_t>(take32()) : static_cast<int16_t>(take16());
+    if (mod == 1)
+      insn_.mem.displacement = static_cast<int8_t>(take8());
+    else if (mod == 2 || forced_full)
+      insn_.mem.displacement = wide ? static_cast<int32_t>(take32()) : static_cast<int16_t>(take16());
   }
 
   void parse_memory16() {
     constexpr uint8_t kNone = kNoRegister, kBx = 3, kBp = 5, kSi = 6, kDi = 7;
-    constexpr struct { uint8_t base, index; } kForms[8] = {{kBx, kSi}, {kBx, kDi}, {kBp, kSi}, {kBp, kDi},
-                                                           {kSi, kNone}, {kDi, kNone}, {kBp, kNone}, {kBx, kNone}};
+    constexpr struct {
+      uint8_t base, index;
+    } kForms[8] = {{kBx, kSi},   {kBx, kDi},   {kBp, kSi},   {kBp, kDi},
+                   {kSi, kNone}, {kDi, kNone}, {kBp, kNone}, {kBx, kNone}};
     const unsigned mod = insn_.modrm >> 6, rm = insn_.modrm & 7;
     const bool absolute = mod == 0 && rm == 6;
     if (!absolute) insn_.mem.base = kForms[rm].base, insn_.mem.index = kForms[rm].index;
@@ -396,9 +408,7 @@ class Decoder {
       case Place::kControl:
         set_plain(operand, OperandKind::kControl, insn_.modrm_reg);
         return (0x11d >> insn_.modrm_reg) & 1 && (insn_.modrm_reg < 8 || mode_ == CpuMode::k64);
-      case Place::kDebug:
-        set_plain(operand, OperandKind::kDebug, insn_.modrm_reg);
-        return insn_.modrm_reg < 8;
+      case Place::kDebug: set_plain(operand, OperandKind::kDebug, insn_.modrm_reg); return insn_.modrm_reg < 8;
       case Place::kSegment: {
         const uint8_t segment = (insn_.modrm >> 3) & 7;  // REX.R is ignored
         set_plain(operand, OperandKind::kSegment, segment);

@@ -22,7 +22,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     RHEA_CHECK(!disassemble(insn, 0x1000).empty());
     // The length depends on the instruction's own bytes only, and each of them is needed.
     Insn again;
-    RHEA_CHECK(decode(bytes.first(insn.length), mode, again) == DecodeStatus::kOk && again.row == insn.row && again.length == insn.length);
+    RHEA_CHECK(decode(bytes.first(insn.length), mode, again) == DecodeStatus::kOk && again.row == insn.row &&
+               again.length == insn.length);
     RHEA_CHECK(decode(bytes.first(insn.length - 1u), mode, again) != DecodeStatus::kOk);
   }
   return 0;

@@ -116,15 +116,15 @@ TEST(Decode, Memory) {
 }
 
 TEST(Decode, EffectiveSegment) {
-  EXPECT_EQ(decode_bytes({0x8b, 0x45, 0x00}).insn.mem.segment, 2);          // [rbp]
-  EXPECT_EQ(decode_bytes({0x41, 0x8b, 0x45, 0x00}).insn.mem.segment, 3);    // [r13]
-  EXPECT_EQ(decode_bytes({0x8b, 0x04, 0x24}).insn.mem.segment, 2);          // [rsp]
-  EXPECT_EQ(decode_bytes({0x41, 0x8b, 0x04, 0x24}).insn.mem.segment, 3);    // [r12]
-  EXPECT_EQ(decode_bytes({0x36, 0x8b, 0x00}).insn.mem.segment, 3);          // SS ignored
+  EXPECT_EQ(decode_bytes({0x8b, 0x45, 0x00}).insn.mem.segment, 2);        // [rbp]
+  EXPECT_EQ(decode_bytes({0x41, 0x8b, 0x45, 0x00}).insn.mem.segment, 3);  // [r13]
+  EXPECT_EQ(decode_bytes({0x8b, 0x04, 0x24}).insn.mem.segment, 2);        // [rsp]
+  EXPECT_EQ(decode_bytes({0x41, 0x8b, 0x04, 0x24}).insn.mem.segment, 3);  // [r12]
+  EXPECT_EQ(decode_bytes({0x36, 0x8b, 0x00}).insn.mem.segment, 3);        // SS ignored
   EXPECT_EQ(decode_bytes({0x36, 0x8b, 0x00}, CpuMode::k32).insn.mem.segment, 2);
-  EXPECT_EQ(decode_bytes({0x64, 0x3e, 0x8b, 0x00}).insn.mem.segment, 4);    // DS ignored
-  EXPECT_EQ(decode_bytes({0x65, 0xa4}).insn.mem.segment, 5);                // MOVS: the source
-  EXPECT_EQ(decode_bytes({0x65, 0xaa}).insn.mem.segment, 0);                // STOS: always ES
+  EXPECT_EQ(decode_bytes({0x64, 0x3e, 0x8b, 0x00}).insn.mem.segment, 4);  // DS ignored
+  EXPECT_EQ(decode_bytes({0x65, 0xa4}).insn.mem.segment, 5);              // MOVS: the source
+  EXPECT_EQ(decode_bytes({0x65, 0xaa}).insn.mem.segment, 0);              // STOS: always ES
 }
 
 TEST(Decode, Immediates) {
@@ -203,7 +203,8 @@ TEST(Decode, NeedsMoreAndTooLong) {
 }
 
 TEST(Decode, InvalidIn64BitMode) {
-  for (uint8_t opcode : {0x06, 0x07, 0x0e, 0x16, 0x17, 0x1e, 0x1f, 0x27, 0x2f, 0x37, 0x3f, 0x60, 0x61, 0x82, 0x9a, 0xce, 0xd4, 0xd5, 0xd6, 0xea}) {
+  for (uint8_t opcode : {0x06, 0x07, 0x0e, 0x16, 0x17, 0x1e, 0x1f, 0x27, 0x2f, 0x37,
+                         0x3f, 0x60, 0x61, 0x82, 0x9a, 0xce, 0xd4, 0xd5, 0xd6, 0xea}) {
     const uint8_t bytes[16] = {opcode, 0xc0};
     Insn insn;
     EXPECT_EQ(decode(bytes, CpuMode::k64, insn), DecodeStatus::kInvalid) << unsigned{opcode};
@@ -236,14 +237,18 @@ TEST_P(EveryForm, RoundTrip) {
         std::vector<uint8_t> bytes;
         GenerateOptions options{.mode = GetParam(), .form = form};
         options.redundant_prefixes = i & 1;
-        ASSERT_TRUE(generate(row, options, random, bytes)) << row_info(row).name << " form " << int(form.form) << " size " << int(form.operand_size);
+        ASSERT_TRUE(generate(row, options, random, bytes))
+            << row_info(row).name << " form " << int(form.form) << " size " << int(form.operand_size);
         Insn insn;
         ASSERT_EQ(decode(bytes, GetParam(), insn), DecodeStatus::kOk);
         for (const Operand& operand : insn.operands) {
-          ASSERT_TRUE(operand.kind == OperandKind::kNone || operand.implicit == (operand.source == OperandSource::kImplicit)) << row_info(row).name;
+          ASSERT_TRUE(operand.kind == OperandKind::kNone ||
+                      operand.implicit == (operand.source == OperandSource::kImplicit))
+              << row_info(row).name;
         }
         for (size_t length = 0; length < bytes.size(); ++length)
-          ASSERT_EQ(decode(std::span(bytes).first(length), GetParam(), insn), DecodeStatus::kNeedMore) << row_info(row).name << " " << length;
+          ASSERT_EQ(decode(std::span(bytes).first(length), GetParam(), insn), DecodeStatus::kNeedMore)
+              << row_info(row).name << " " << length;
       }
     }
   }

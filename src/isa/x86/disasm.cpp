@@ -36,7 +36,9 @@ std::string_view memory_size_name(unsigned size_bytes) {
   }
 }
 
-uint64_t truncate(uint64_t value, unsigned size_bytes) { return size_bytes >= 8 ? value : value & ((uint64_t{1} << (size_bytes * 8)) - 1); }
+uint64_t truncate(uint64_t value, unsigned size_bytes) {
+  return size_bytes >= 8 ? value : value & ((uint64_t{1} << (size_bytes * 8)) - 1);
+}
 
 class Printer {
  public:
@@ -54,12 +56,14 @@ class Printer {
     if (text_.size() < 6) text_.resize(6, ' ');
     text_ += ' ';
     for (unsigned i = 0; i < insn_.operand_count; ++i) {
-      if (insn_.operands[i].implicit && insn_.operands[i].kind == OperandKind::kMemory && insn_.map == 1) continue;  // MASKMOV
+      if (insn_.operands[i].implicit && insn_.operands[i].kind == OperandKind::kMemory && insn_.map == 1)
+        continue;  // MASKMOV
       if (i) text_ += ',';
       operand(insn_.operands[i], i);
     }
     if (insn_.has_memory && insn_.mem.base == kRipBase)
-      append("        # {:#x}", truncate(next_ip_ + static_cast<uint64_t>(insn_.mem.displacement), insn_.mem.address_size));
+      append("        # {:#x}",
+             truncate(next_ip_ + static_cast<uint64_t>(insn_.mem.displacement), insn_.mem.address_size));
     return text_;
   }
 
@@ -76,15 +80,19 @@ class Printer {
       case OperandKind::kVector: append("{}mm{}", operand.size_bytes == 32 ? 'y' : 'x', operand.reg); break;
       case OperandKind::kMmx: append("mm{}", operand.reg); break;
       case OperandKind::kX87:
-        if (operand.implicit) text_ += "st";
-        else append("st({})", operand.reg);
+        if (operand.implicit)
+          text_ += "st";
+        else
+          append("st({})", operand.reg);
         break;
       case OperandKind::kSegment: text_ += segment_name(operand.reg); break;
       case OperandKind::kControl: append("cr{}", operand.reg); break;
       case OperandKind::kDebug: append("dr{}", operand.reg); break;
       case OperandKind::kMemory: memory(operand); break;
       case OperandKind::kImmediate: append("{:#x}", truncate(immediate(position), operand.size_bytes)); break;
-      case OperandKind::kRelative: append("{:#x}", truncate(next_ip_ + static_cast<uint64_t>(insn_.imm), operand.size_bytes)); break;
+      case OperandKind::kRelative:
+        append("{:#x}", truncate(next_ip_ + static_cast<uint64_t>(insn_.imm), operand.size_bytes));
+        break;
       case OperandKind::kFarPointer: append("{:#x}:{:#x}", insn_.imm2, insn_.imm); break;
       case OperandKind::kConstant: append("{}", insn_.imm); break;
     }
@@ -121,18 +129,23 @@ class Printer {
   // CMPS reads both: its first operand is the DS:rSI one.
   bool is_source(const Operand& operand) const {
     for (const Operand& other : insn_.operands)
-      if (other.kind == OperandKind::kMemory && &other != &operand && other.access == OperandAccess::kRead) return &other > &operand;
+      if (other.kind == OperandKind::kMemory && &other != &operand && other.access == OperandAccess::kRead)
+        return &other > &operand;
     return true;
   }
 
   void address() {
     const MemoryRef& mem = insn_.mem;
-    if (mem.base == kRipBase) text_ += mem.address_size == 8 ? "rip" : "eip";
-    else if (mem.base != kNoRegister) text_ += index_name(mem.base);
+    if (mem.base == kRipBase)
+      text_ += mem.address_size == 8 ? "rip" : "eip";
+    else if (mem.base != kNoRegister)
+      text_ += index_name(mem.base);
     if (mem.index != kNoRegister) {
       if (mem.base != kNoRegister) text_ += '+';
-      if (mem.vsib) append("{}mm{}", wide_index() ? 'y' : 'x', mem.index);
-      else text_ += index_name(mem.index);
+      if (mem.vsib)
+        append("{}mm{}", wide_index() ? 'y' : 'x', mem.index);
+      else
+        text_ += index_name(mem.index);
       if (mem.address_size != 2) append("*{}", mem.scale);
     }
     if (mem.base == kRipBase) {

@@ -16,15 +16,22 @@ constexpr int kAttempts = 64;
 
 bool is_rm_operand(Place place) {
   switch (place) {
-    case Place::kRmGpr: case Place::kRmGprOnly: case Place::kRmVector: case Place::kRmVectorOnly: case Place::kRmMmx:
-    case Place::kRmMmxOnly: case Place::kMemory: case Place::kVsib: case Place::kStI:
-      return true;
+    case Place::kRmGpr:
+    case Place::kRmGprOnly:
+    case Place::kRmVector:
+    case Place::kRmVectorOnly:
+    case Place::kRmMmx:
+    case Place::kRmMmxOnly:
+    case Place::kMemory:
+    case Place::kVsib:
+    case Place::kStI: return true;
     default: return false;
   }
 }
 
 bool has_rm_operand(const RowEncoding& row) {
-  return std::any_of(row.operands.begin(), row.operands.end(), [](const OperandSpec& o) { return is_rm_operand(o.place); });
+  return std::any_of(row.operands.begin(), row.operands.end(),
+                     [](const OperandSpec& o) { return is_rm_operand(o.place); });
 }
 
 bool accepts_mode(const RowEncoding& row, CpuMode mode, bool w) {
@@ -58,8 +65,10 @@ std::vector<SizeChoice> size_choices(const RowEncoding& row, CpuMode mode) {
   } else {
     if (w0 && allows_size_prefix(row)) sizes.push_back({2, false});
     if (w0 && row.default_size == DefaultSize::kUsual) sizes.push_back({4, false});
-    if (row.default_size == DefaultSize::kD64) sizes.push_back({8, false});
-    else if (w1 && !row.at_most_32) sizes.push_back({8, true});
+    if (row.default_size == DefaultSize::kD64)
+      sizes.push_back({8, false});
+    else if (w1 && !row.at_most_32)
+      sizes.push_back({8, true});
   }
   return sizes;
 }
@@ -81,10 +90,14 @@ struct Draft {
 class Generator {
  public:
   Generator(RowId id, const GenerateOptions& options, Rng& random)
-      : id_(id), row_(row_encoding(id)), options_(options), random_(random),
+      : id_(id),
+        row_(row_encoding(id)),
+        options_(options),
+        random_(random),
         address_size_(options.address_size ? options.address_size
-                      : row_.vsib && options.mode == CpuMode::k16 ? uint8_t{4}  // VSIB has no 16-bit form
-                                                                  : static_cast<uint8_t>(2u << static_cast<unsigned>(options.mode))) {}
+                      : row_.vsib && options.mode == CpuMode::k16
+                          ? uint8_t{4}  // VSIB has no 16-bit form
+                          : static_cast<uint8_t>(2u << static_cast<unsigned>(options.mode))) {}
 
   bool attempt(std::vector<uint8_t>& out) {
     draft_ = Draft{};
@@ -130,7 +143,8 @@ class Generator {
   bool draw_fields() {
     draft_.opcode = row_.opcode;
     draft_.w = options_.form.rex_w;
-    if (row_.vex && options_.redundant_prefixes && !row_.size_from_w && accepts_mode(row_, options_.mode, !draft_.w) && random_.chance(1, 4))
+    if (row_.vex && options_.redundant_prefixes && !row_.size_from_w && accepts_mode(row_, options_.mode, !draft_.w) &&
+        random_.chance(1, 4))
       draft_.w = !draft_.w;  // W is ignored
     if (row_.has_modrm) {
       // Opcode extensions and fixed ModRM bytes; operands overwrite what is theirs.
@@ -143,22 +157,25 @@ class Generator {
     return true;
   }
 
-  unsigned gpr_bytes(Size size) const { return size == Size::kB || (size == Size::kV && options_.form.operand_size == 1) ? 1 : 4; }
+  unsigned gpr_bytes(Size size) const {
+    return size == Size::kB || (size == Size::kV && options_.form.operand_size == 1) ? 1 : 4;
+  }
 
   bool draw_operand(const OperandSpec& spec) {
     const bool memory = options_.form.form == Form::kMemory;
     switch (spec.place) {
-      case Place::kRmGpr: case Place::kRmGprOnly: return memory || store(pick_gpr(gpr_bytes(spec.size)), draft_.rm);
-      case Place::kRmVector: case Place::kRmVectorOnly: return memory || store(pick_vector(), draft_.rm);
+      case Place::kRmGpr:
+      case Place::kRmGprOnly: return memory || store(pick_gpr(gpr_bytes(spec.size)), draft_.rm);
+      case Place::kRmVector:
+      case Place::kRmVectorOnly: return memory || store(pick_vector(), draft_.rm);
       case Place::kRegGpr: return store(pick_gpr(gpr_bytes(spec.size)), draft_.reg);
       case Place::kRegVector: return store(pick_vector(), draft_.reg);
       case Place::kVvvvGpr: return store(pick_gpr(4), draft_.vvvv);
       case Place::kVvvvVector: return store(pick_vector(), draft_.vvvv);
-      case Place::kOpcodeGpr:
-        draft_.opcode_register = true;
-        return store(pick_gpr(gpr_bytes(spec.size)), draft_.rm);
+      case Place::kOpcodeGpr: draft_.opcode_register = true; return store(pick_gpr(gpr_bytes(spec.size)), draft_.rm);
       case Place::kRegMmx: return store(pick(options_.allowed_vectors & 0xff), draft_.reg);
-      case Place::kRmMmx: case Place::kRmMmxOnly: return memory || store(pick(options_.allowed_vectors & 0xff), draft_.rm);
+      case Place::kRmMmx:
+      case Place::kRmMmxOnly: return memory || store(pick(options_.allowed_vectors & 0xff), draft_.rm);
       case Place::kImmVector: {
         const auto reg = pick_vector();
         if (reg) draft_.immediate.push_back(static_cast<uint8_t>(*reg << 4 | random_.below(16)));
@@ -167,8 +184,12 @@ class Generator {
       case Place::kControl: return store(pick(mode64() ? 0x11d : 0x1d), draft_.reg);
       case Place::kDebug: return store(pick(0xcf), draft_.reg);
       case Place::kSegment: return store(pick(spec.access == OperandAccess::kWrite ? 0x3d : 0x3f), draft_.reg);
-      case Place::kImmediate: case Place::kRelative: append_immediate(immediate_bytes(spec.size)); return true;
-      case Place::kFarPointer: append_immediate(effective_size()); append_immediate(2); return true;
+      case Place::kImmediate:
+      case Place::kRelative: append_immediate(immediate_bytes(spec.size)); return true;
+      case Place::kFarPointer:
+        append_immediate(effective_size());
+        append_immediate(2);
+        return true;
       case Place::kOffset:
         draft_.displacement = displacement();
         draft_.displacement_bytes = address_size_;
@@ -184,7 +205,8 @@ class Generator {
 
   unsigned immediate_bytes(Size size) const {
     switch (size) {
-      case Size::kB: case Size::kSignedByte: return 1;
+      case Size::kB:
+      case Size::kSignedByte: return 1;
       case Size::kW: return 2;
       case Size::kV: return effective_size();
       default: return std::min(effective_size(), 4u);
@@ -227,9 +249,12 @@ class Generator {
     const bool zero = draft_.displacement == 0 && !mod0_taken;
     const bool byte = draft_.displacement >= -128 && draft_.displacement <= 127;
     if (full_bytes == 2 && (draft_.displacement < -32768 || draft_.displacement > 32767)) return false;
-    if (zero && !random_.chance(1, 4)) draft_.mod = 0, draft_.displacement_bytes = 0;
-    else if (byte && !random_.chance(1, 4)) draft_.mod = 1, draft_.displacement_bytes = 1;
-    else draft_.mod = 2, draft_.displacement_bytes = full_bytes;
+    if (zero && !random_.chance(1, 4))
+      draft_.mod = 0, draft_.displacement_bytes = 0;
+    else if (byte && !random_.chance(1, 4))
+      draft_.mod = 1, draft_.displacement_bytes = 1;
+    else
+      draft_.mod = 2, draft_.displacement_bytes = full_bytes;
     return true;
   }
 
@@ -270,13 +295,16 @@ class Generator {
     emit_prefixes();
     const uint8_t b_source = draft_.has_sib ? draft_.base : draft_.rm;
     const bool r = draft_.reg & 8, x = draft_.has_sib && (draft_.index & 8), b = b_source & 8;
-    if (row_.vex) emit_vex(r, x, b);
-    else emit_legacy_opcode(r, x, b);
+    if (row_.vex)
+      emit_vex(r, x, b);
+    else
+      emit_legacy_opcode(r, x, b);
     if (row_.has_modrm) {
       const bool register_form = options_.form.form != Form::kMemory;
       const unsigned mod = register_form ? 3 : draft_.mod;
       bytes_.push_back(static_cast<uint8_t>(mod << 6 | (draft_.reg & 7) << 3 | (draft_.rm & 7)));
-      if (draft_.has_sib) bytes_.push_back(static_cast<uint8_t>(draft_.scale_bits << 6 | (draft_.index & 7) << 3 | (draft_.base & 7)));
+      if (draft_.has_sib)
+        bytes_.push_back(static_cast<uint8_t>(draft_.scale_bits << 6 | (draft_.index & 7) << 3 | (draft_.base & 7)));
     }
     for (unsigned i = 0; i < draft_.displacement_bytes; ++i)
       bytes_.push_back(static_cast<uint8_t>(static_cast<uint64_t>(draft_.displacement) >> (8 * i)));
@@ -300,10 +328,13 @@ class Generator {
     if (options_.form.prefix == PrefixChoice::kRepne) bytes_.push_back(0xf2);
     if (!row_.vex && row_.mandatory) bytes_.push_back(row_.mandatory);
     if (options_.redundant_prefixes && random_.chance(1, 4)) {
-      if (!bytes_.empty() && random_.chance(1, 2)) bytes_.push_back(bytes_[random_.below(static_cast<uint32_t>(bytes_.size()))]);
-      else if (mode64() && options_.segment == kNoRegister) bytes_.push_back(kSegmentBytes[random_.below(4)]);
+      if (!bytes_.empty() && random_.chance(1, 2))
+        bytes_.push_back(bytes_[random_.below(static_cast<uint32_t>(bytes_.size()))]);
+      else if (mode64() && options_.segment == kNoRegister)
+        bytes_.push_back(kSegmentBytes[random_.below(4)]);
     }
-    for (size_t i = bytes_.size(); i > 1; --i) std::swap(bytes_[i - 1], bytes_[random_.below(static_cast<uint32_t>(i))]);
+    for (size_t i = bytes_.size(); i > 1; --i)
+      std::swap(bytes_[i - 1], bytes_[random_.below(static_cast<uint32_t>(i))]);
   }
 
   void emit_legacy_opcode(bool r, bool x, bool b) {
@@ -337,7 +368,8 @@ class Generator {
   bool matches() const {
     if (draft_.forbid_rex && rex_emitted_) return false;
     Insn insn;
-    if (decode(bytes_, options_.mode, insn) != DecodeStatus::kOk || insn.row != id_ || insn.length != bytes_.size()) return false;
+    if (decode(bytes_, options_.mode, insn) != DecodeStatus::kOk || insn.row != id_ || insn.length != bytes_.size())
+      return false;
     if (options_.form.form == Form::kMemory && !insn.has_memory) return false;
     return options_.form.operand_size == 0 || insn.operand_size == options_.form.operand_size;
   }
@@ -362,9 +394,11 @@ std::vector<FormSpec> forms(RowId row, CpuMode mode) {
     choices.push_back(Form::kFixed);
   } else {
     // A row that accepts memory may still have only register operands: MOV to and from control registers.
-    const bool memory_operand = std::any_of(encoding.operands.begin(), encoding.operands.end(), [](const OperandSpec& o) {
-      return is_rm_operand(o.place) && o.place != Place::kRmGprOnly && o.place != Place::kRmVectorOnly && o.place != Place::kRmMmxOnly;
-    });
+    const bool memory_operand =
+        std::any_of(encoding.operands.begin(), encoding.operands.end(), [](const OperandSpec& o) {
+          return is_rm_operand(o.place) && o.place != Place::kRmGprOnly && o.place != Place::kRmVectorOnly &&
+                 o.place != Place::kRmMmxOnly;
+        });
     if (encoding.accept & accept::kRegister) choices.push_back(Form::kRegister);
     if ((encoding.accept & accept::kMemory) && memory_operand) choices.push_back(Form::kMemory);
   }

@@ -31,7 +31,8 @@ HostProcessor::HostProcessor() {
     code_ = map(nullptr, PROT_READ | PROT_WRITE, MAP_SHARED, file);
     data_ = map(at(kDataPage), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1);
     ready_ = code_ && data_ && map(at(kCodePage), PROT_READ | PROT_EXEC, MAP_SHARED | MAP_FIXED_NOREPLACE, file) &&
-             map(at(kCodePage + kPageBytes), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1) && start();
+             map(at(kCodePage + kPageBytes), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1) &&
+             start();
   }
   close(file);
 }
@@ -52,7 +53,8 @@ bool HostProcessor::start() {
   }
   int status = 0;
   if (waitpid(child_, &status, 0) != child_ || !WIFSTOPPED(status)) return false;
-  return ptrace(PTRACE_SETOPTIONS, child_, nullptr, PTRACE_O_EXITKILL) == 0 && ptrace(PTRACE_GETREGS, child_, nullptr, &registers_) == 0 &&
+  return ptrace(PTRACE_SETOPTIONS, child_, nullptr, PTRACE_O_EXITKILL) == 0 &&
+         ptrace(PTRACE_GETREGS, child_, nullptr, &registers_) == 0 &&
          ptrace(PTRACE_GETFPREGS, child_, nullptr, &fp_registers_) == 0;
 }
 
@@ -83,7 +85,8 @@ HostProcessor::Probe HostProcessor::probe(std::span<const uint8_t> bytes, CpuMod
     user_regs_struct state = initial_state(mode);
     const std::optional<siginfo_t> signal = step(bytes.first(length), state);
     if (!signal) return {};
-    const bool fetched_beyond = signal->si_signo == SIGSEGV && signal->si_code != SI_KERNEL && signal->si_addr == at(kCodePage + kPageBytes);
+    const bool fetched_beyond =
+        signal->si_signo == SIGSEGV && signal->si_code != SI_KERNEL && signal->si_addr == at(kCodePage + kPageBytes);
     if (fetched_beyond) continue;
     return {signal->si_signo == SIGILL ? Outcome::kUndefined : Outcome::kExecutedOrFaulted, length};
   }
@@ -96,9 +99,11 @@ std::optional<siginfo_t> HostProcessor::step(std::span<const uint8_t> bytes, use
   state.rip = kCodePage + kPageBytes - bytes.size();
   int status = 0;
   siginfo_t signal{};
-  if (ptrace(PTRACE_SETREGS, child_, nullptr, &state) == 0 && ptrace(PTRACE_SETFPREGS, child_, nullptr, &fp_registers_) == 0 &&
-      ptrace(PTRACE_SINGLESTEP, child_, nullptr, nullptr) == 0 && waitpid(child_, &status, 0) == child_ && WIFSTOPPED(status) &&
-      ptrace(PTRACE_GETSIGINFO, child_, nullptr, &signal) == 0 && ptrace(PTRACE_GETREGS, child_, nullptr, &state) == 0)
+  if (ptrace(PTRACE_SETREGS, child_, nullptr, &state) == 0 &&
+      ptrace(PTRACE_SETFPREGS, child_, nullptr, &fp_registers_) == 0 &&
+      ptrace(PTRACE_SINGLESTEP, child_, nullptr, nullptr) == 0 && waitpid(child_, &status, 0) == child_ &&
+      WIFSTOPPED(status) && ptrace(PTRACE_GETSIGINFO, child_, nullptr, &signal) == 0 &&
+      ptrace(PTRACE_GETREGS, child_, nullptr, &state) == 0)
     return signal;
   stop();
   start();

@@ -22,7 +22,8 @@ bool host_has(std::string_view features) {
     const size_t end = std::min(features.find('+'), features.size());
     const CpuidFeature* feature = find_cpuid_feature(features.substr(0, end));
     unsigned out[4] = {};
-    if (!feature || !__get_cpuid_count(feature->leaf, feature->subleaf, &out[0], &out[1], &out[2], &out[3])) return false;
+    if (!feature || !__get_cpuid_count(feature->leaf, feature->subleaf, &out[0], &out[1], &out[2], &out[3]))
+      return false;
     if (!(out[static_cast<unsigned>(feature->output)] >> feature->bit & 1)) return false;
     features.remove_prefix(std::min(end + 1, features.size()));
   }
@@ -38,16 +39,30 @@ bool host_is_intel() {
 // under UMIP), what shadows the trap that ends the step, and what user mode knows only as undefined.
 bool untestable(const Insn& insn) {
   switch (insn.row) {
-    case RowId::SYSCALL: case RowId::SYSENTER: case RowId::INT_Ib: case RowId::VMCALL: case RowId::VMMCALL:
-    case RowId::SGDT: case RowId::SIDT: case RowId::SLDT: case RowId::STR: case RowId::SMSW:
-    case RowId::RDFSBASE: case RowId::RDGSBASE: case RowId::WRFSBASE: case RowId::WRGSBASE:
-    case RowId::POP_SS: case RowId::MOV_Sw_Ew:
-    case RowId::CLAC: case RowId::STAC: case RowId::RSM:
-      return true;
+    case RowId::SYSCALL:
+    case RowId::SYSENTER:
+    case RowId::INT_Ib:
+    case RowId::VMCALL:
+    case RowId::VMMCALL:
+    case RowId::SGDT:
+    case RowId::SIDT:
+    case RowId::SLDT:
+    case RowId::STR:
+    case RowId::SMSW:
+    case RowId::RDFSBASE:
+    case RowId::RDGSBASE:
+    case RowId::WRFSBASE:
+    case RowId::WRGSBASE:
+    case RowId::POP_SS:
+    case RowId::MOV_Sw_Ew:
+    case RowId::CLAC:
+    case RowId::STAC:
+    case RowId::RSM: return true;
     default: break;
   }
   if (insn.has_memory && insn.mem.base == kRipBase) return true;  // may touch the page boundary itself
-  if (!host_is_intel() && insn.operand_size_prefix && row_info(insn).encoding.size() == 2) return true;  // near branches
+  if (!host_is_intel() && insn.operand_size_prefix && row_info(insn).encoding.size() == 2)
+    return true;  // near branches
   return row_info(insn).translation == Translation::kUndefined || !host_has(row_info(insn).feature);
 }
 
@@ -55,7 +70,10 @@ bool untestable(const Insn& insn) {
 // VNNI and AMX in VEX form, direct stores, key locker, user interrupts ...
 bool claimed_by_other_extensions(const std::vector<uint8_t>& bytes) {
   size_t at = 0;
-  const auto is_prefix = [](uint8_t b) { return b == 0x66 || b == 0x67 || b == 0xf0 || b == 0xf2 || b == 0xf3 || (b & 0xe7) == 0x26 || b == 0x64 || b == 0x65 || (b & 0xf0) == 0x40; };
+  const auto is_prefix = [](uint8_t b) {
+    return b == 0x66 || b == 0x67 || b == 0xf0 || b == 0xf2 || b == 0xf3 || (b & 0xe7) == 0x26 || b == 0x64 ||
+           b == 0x65 || (b & 0xf0) == 0x40;
+  };
   while (at + 4 < bytes.size() && is_prefix(bytes[at])) ++at;
   const uint8_t first = bytes[at], second = bytes[at + 1], third = bytes[at + 2];
   if (first == 0x62 || first == 0xc6 || first == 0xc7 || first == 0x8f || first == 0xd5) return true;
@@ -63,7 +81,16 @@ bool claimed_by_other_extensions(const std::vector<uint8_t>& bytes) {
   if (first == 0xc5) return (third & 0xf0) == 0x40 || (third & 0xf0) == 0x90;
   if (first != 0x0f) return false;
   switch (second) {
-    case 0x01: case 0x1a: case 0x1b: case 0x24: case 0x26: case 0x37: case 0x78: case 0x79: case 0xae: case 0xc7: return true;
+    case 0x01:
+    case 0x1a:
+    case 0x1b:
+    case 0x24:
+    case 0x26:
+    case 0x37:
+    case 0x78:
+    case 0x79:
+    case 0xae:
+    case 0xc7: return true;
     case 0x38: return third >= 0x80;
     case 0x3a: return third >= 0xc0;
     default: return false;
@@ -82,13 +109,16 @@ class Host : public testing::TestWithParam<CpuMode> {
  protected:
   void SetUp() override {
     if (!processor_.ready()) GTEST_SKIP() << "cannot trace a child";
-    if (processor_.probe(kNop, GetParam()).outcome != HostProcessor::Outcome::kExecutedOrFaulted) GTEST_SKIP() << "no code of this size";
+    if (processor_.probe(kNop, GetParam()).outcome != HostProcessor::Outcome::kExecutedOrFaulted)
+      GTEST_SKIP() << "no code of this size";
   }
   std::optional<std::vector<uint8_t>> random_encoding() {
     const auto row = static_cast<RowId>(random_.below(row_count()));
     const std::vector<FormSpec> specs = forms(row, GetParam());
     if (specs.empty()) return std::nullopt;
-    GenerateOptions options{.mode = GetParam(), .form = specs[random_.below(static_cast<uint32_t>(specs.size()))], .allowed_indexes = 0xffff};
+    GenerateOptions options{.mode = GetParam(),
+                            .form = specs[random_.below(static_cast<uint32_t>(specs.size()))],
+                            .allowed_indexes = 0xffff};
     options.redundant_prefixes = true;
     std::vector<uint8_t> bytes;
     if (!generate(row, options, random_, bytes)) return std::nullopt;
@@ -113,8 +143,8 @@ TEST_P(Host, ExecutesWhatTheTableHolds) {
     ++compared;
     if (host.outcome == HostProcessor::Outcome::kUndefined || host.length != insn.length) {
       if (shown[insn.row]++ == 0)
-        ADD_FAILURE() << row_info(insn).name << ": " << hex(*bytes) << " ours " << unsigned{insn.length} << " host " << host.length
-                      << (host.outcome == HostProcessor::Outcome::kUndefined ? " undefined" : "");
+        ADD_FAILURE() << row_info(insn).name << ": " << hex(*bytes) << " ours " << unsigned{insn.length} << " host "
+                      << host.length << (host.outcome == HostProcessor::Outcome::kUndefined ? " undefined" : "");
     }
   }
   EXPECT_GT(compared, 5000u);
@@ -136,11 +166,13 @@ TEST_P(Host, AgreesOnWhatIsInvalid) {
     const HostProcessor::Probe host = processor_.probe(*bytes, GetParam());
     if (host.outcome == HostProcessor::Outcome::kFailed) continue;
     invalid += status != DecodeStatus::kOk;
-    const bool agree = status == DecodeStatus::kOk ? host.outcome != HostProcessor::Outcome::kUndefined && host.length == insn.length
-                                                   : host.outcome == HostProcessor::Outcome::kUndefined;
+    const bool agree = status == DecodeStatus::kOk
+                           ? host.outcome != HostProcessor::Outcome::kUndefined && host.length == insn.length
+                           : host.outcome == HostProcessor::Outcome::kUndefined;
     if (!agree && shown++ < 20)
-      ADD_FAILURE() << hex(*bytes) << " ours " << (status == DecodeStatus::kOk ? row_info(insn).name : "invalid") << " " << unsigned{insn.length}
-                    << " host " << host.length << (host.outcome == HostProcessor::Outcome::kUndefined ? " undefined" : "");
+      ADD_FAILURE() << hex(*bytes) << " ours " << (status == DecodeStatus::kOk ? row_info(insn).name : "invalid") << " "
+                    << unsigned{insn.length} << " host " << host.length
+                    << (host.outcome == HostProcessor::Outcome::kUndefined ? " undefined" : "");
   }
   EXPECT_GT(invalid, 500u);
 }
@@ -160,8 +192,9 @@ constexpr unsigned kBase = 3;  // RBX holds the address of memory operands
 constexpr uint64_t kOperandAddress = HostProcessor::kDataPage + 256;
 
 unsigned long long& gpr(user_regs_struct& state, unsigned index) {
-  unsigned long long* const registers[16] = {&state.rax, &state.rcx, &state.rdx, &state.rbx, &state.rsp, &state.rbp, &state.rsi, &state.rdi,
-                                             &state.r8,  &state.r9,  &state.r10, &state.r11, &state.r12, &state.r13, &state.r14, &state.r15};
+  unsigned long long* const registers[16] = {&state.rax, &state.rcx, &state.rdx, &state.rbx, &state.rsp, &state.rbp,
+                                             &state.rsi, &state.rdi, &state.r8,  &state.r9,  &state.r10, &state.r11,
+                                             &state.r12, &state.r13, &state.r14, &state.r15};
   return *registers[index];
 }
 
@@ -190,9 +223,15 @@ Effects effects_of(const Insn& insn) {
 
 bool effects_testable(const Insn& insn) {
   switch (row_info(insn).translation) {
-    case Translation::kCopy: case Translation::kCopyX87: case Translation::kShiftCl: case Translation::kCopyRcx: case Translation::kMovGpr:
-    case Translation::kXchgAcc: case Translation::kLea: case Translation::kFlagOps: case Translation::kBitString:
-      break;
+    case Translation::kCopy:
+    case Translation::kCopyX87:
+    case Translation::kShiftCl:
+    case Translation::kCopyRcx:
+    case Translation::kMovGpr:
+    case Translation::kXchgAcc:
+    case Translation::kLea:
+    case Translation::kFlagOps:
+    case Translation::kBitString: break;
     default: return false;
   }
   const bool random_by_nature = insn.row == RowId::RDRAND || insn.row == RowId::RDSEED;
@@ -204,8 +243,10 @@ struct Run {
   std::vector<uint8_t> memory;
 };
 
-std::optional<Run> run_once(HostProcessor& processor, const std::vector<uint8_t>& bytes, user_regs_struct state, uint8_t fill) {
-  for (size_t i = 0; i < HostProcessor::kPageBytes; ++i) processor.data()[i] = static_cast<uint8_t>(fill + i * 37);
+std::optional<Run> run_once(HostProcessor& processor, const std::vector<uint8_t>& bytes, user_regs_struct state,
+                            uint8_t fill) {
+  for (size_t i = 0; i < HostProcessor::kPageBytes; ++i)
+    processor.data()[i] = fill < 32 ? 0 : static_cast<uint8_t>(fill + i * 37);
   const auto signal = processor.step(bytes, state);
   if (!signal || signal->si_signo != SIGTRAP) return std::nullopt;
   return Run{state, {processor.data().begin(), processor.data().end()}};
@@ -215,7 +256,7 @@ std::string check_effects(HostProcessor& processor, const std::vector<uint8_t>& 
   const Effects effects = effects_of(insn);
   user_regs_struct first = processor.initial_state(CpuMode::k64);
   for (unsigned i = 0; i < 16; ++i)
-    if (i != 4) gpr(first, i) = random.chance(1, 3) ? random.below(64) : random.next();
+    if (i != 4) gpr(first, i) = random.chance(1, 6) ? 0 : random.chance(1, 3) ? random.below(64) : random.next();
   gpr(first, kBase) = kOperandAddress;
   // Bit offsets in registers must stay within the page.
   if (row_info(insn).translation == Translation::kBitString) gpr(first, insn.operands[1].reg) = random.below(1024);
@@ -232,10 +273,12 @@ std::string check_effects(HostProcessor& processor, const std::vector<uint8_t>& 
   for (unsigned i = 0; i < 16; ++i) {
     const bool written = effects.written >> i & 1;
     if (!written && gpr(after_a, i) != gpr(first, i)) return fmt::format("register {} changed", i);
-    if (written && gpr(after_a, i) != gpr(after_b, i)) return fmt::format("register {} depends on something not read", i);
+    if (written && gpr(after_a, i) != gpr(after_b, i))
+      return fmt::format("register {} depends on something not read", i);
   }
   const uint64_t changed = (after_a.eflags ^ first.eflags) & kFlagAll;
-  if (changed & ~static_cast<uint64_t>(effects.flags.written | effects.flags.undefined)) return fmt::format("flags {:#x} changed", changed);
+  if (changed & ~static_cast<uint64_t>(effects.flags.written | effects.flags.undefined))
+    return fmt::format("flags {:#x} changed", changed);
   if ((after_a.eflags ^ after_b.eflags) & effects.flags.written) return "flags depend on something not read";
   if (a->memory != b->memory) return "memory depends on something not read";
   return "";

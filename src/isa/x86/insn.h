@@ -14,18 +14,18 @@ enum class RowId : uint16_t;
 
 enum class OperandKind : uint8_t {
   kNone,
-  kGpr,        // reg 0-15; high_byte: AH, CH, DH, BH are reg 0, 1, 2, 3 with high_byte set
-  kVector,     // XMM/YMM register; size tells which
+  kGpr,     // reg 0-15; high_byte: AH, CH, DH, BH are reg 0, 1, 2, 3 with high_byte set
+  kVector,  // XMM/YMM register; size tells which
   kMmx,
-  kX87,        // ST(reg)
-  kSegment,    // ES CS SS DS FS GS = 0-5
+  kX87,      // ST(reg)
+  kSegment,  // ES CS SS DS FS GS = 0-5
   kControl,
   kDebug,
-  kMemory,     // see Insn::mem
-  kImmediate,  // Insn::imm (sign- or zero-extended as the instruction uses it)
-  kRelative,   // branch displacement in Insn::imm, relative to the next instruction
-  kFarPointer, // offset in Insn::imm, selector in Insn::imm2
-  kConstant,   // implied constant (shift by 1): value in Insn::imm
+  kMemory,      // see Insn::mem
+  kImmediate,   // Insn::imm (sign- or zero-extended as the instruction uses it)
+  kRelative,    // branch displacement in Insn::imm, relative to the next instruction
+  kFarPointer,  // offset in Insn::imm, selector in Insn::imm2
+  kConstant,    // implied constant (shift by 1): value in Insn::imm
 };
 
 enum class OperandAccess : uint8_t { kNone = 0, kRead = 1, kWrite = 2, kReadWrite = 3, kAddressOnly = 4 };
@@ -41,7 +41,7 @@ struct Operand {
   bool high_byte = false;
   uint16_t size_bytes = 0;  // of the data; 0 where the instruction has no fixed size (XSAVE, FXSAVE have theirs)
   OperandSource source = OperandSource::kImplicit;
-  bool implicit = false;    // source == kImplicit: not encoded in ModRM, VEX.vvvv, opcode register bits or immediate
+  bool implicit = false;  // source == kImplicit: not encoded in ModRM, VEX.vvvv, opcode register bits or immediate
 };
 
 inline constexpr uint8_t kNoRegister = 0xff;
@@ -54,7 +54,7 @@ struct MemoryRef {
   uint8_t segment = 3;          // effective segment after defaults and overrides: ES CS SS DS FS GS = 0-5
   uint8_t address_size = 8;     // bytes: 2, 4, 8
   bool vsib = false;
-  int64_t displacement = 0;     // sign-extended; for moffs the absolute offset
+  int64_t displacement = 0;  // sign-extended; for moffs the absolute offset
 };
 
 enum class CpuMode : uint8_t { k16, k32, k64 };  // default code size of the segment being executed
@@ -65,36 +65,36 @@ struct Insn {
   RowId row{};
   uint8_t length = 0;
   uint8_t operand_count = 0;
-  uint8_t operand_size = 4;     // effective operand size in bytes: 2, 4, 8 (1 for byte forms)
+  uint8_t operand_size = 4;                       // effective operand size in bytes: 2, 4, 8 (1 for byte forms)
   bool lock = false, rep = false, repne = false;  // as prefixes in force (not when mandatory parts of the opcode)
   std::array<Operand, 4> operands{};
-  MemoryRef mem{};              // valid if has_memory
+  MemoryRef mem{};  // valid if has_memory
   bool has_memory = false;
   int64_t imm = 0;
-  int64_t imm2 = 0;             // second immediate (ENTER, EXTRQ) or far selector
+  int64_t imm2 = 0;  // second immediate (ENTER, EXTRQ) or far selector
 
   // Encoding, for writing it again.
-  uint8_t map = 0;              // 0: one-byte, 1: 0F, 2: 0F38, 3: 0F3A
+  uint8_t map = 0;  // 0: one-byte, 1: 0F, 2: 0F38, 3: 0F3A
   uint8_t opcode = 0;
   bool has_modrm = false;
   uint8_t modrm = 0;
-  uint8_t modrm_reg = 0;        // with REX.R / VEX.R
-  uint8_t modrm_rm = 0;         // with REX.B / VEX.B, register form
-  uint8_t mandatory_prefix = 0; // 0, 0x66, 0xf2, 0xf3 as part of the opcode
+  uint8_t modrm_reg = 0;             // with REX.R / VEX.R
+  uint8_t modrm_rm = 0;              // with REX.B / VEX.B, register form
+  uint8_t mandatory_prefix = 0;      // 0, 0x66, 0xf2, 0xf3 as part of the opcode
   bool operand_size_prefix = false;  // 66 present and not mandatory
-  bool rex_w = false;           // REX.W / VEX.W
+  bool rex_w = false;                // REX.W / VEX.W
   bool has_rex = false;
   Vex vex = Vex::kNone;
-  uint8_t vex_vvvv = 0;         // register number
+  uint8_t vex_vvvv = 0;  // register number
   uint8_t vex_l = 0;
-  uint8_t imm_bytes = 0;        // immediate bytes at the end of the encoding (without displacement)
+  uint8_t imm_bytes = 0;  // immediate bytes at the end of the encoding (without displacement)
 };
 
 enum class DecodeStatus : uint8_t {
   kOk,
-  kNeedMore,   // the bytes ran out: fetch more (next page) and call again
-  kInvalid,    // #UD
-  kTooLong,    // over 15 bytes: #GP(0)
+  kNeedMore,  // the bytes ran out: fetch more (next page) and call again
+  kInvalid,   // #UD
+  kTooLong,   // over 15 bytes: #GP(0)
 };
 
 // Decodes one instruction. Pure; any thread; allocates nothing. LOCK on what cannot be locked is kInvalid.

@@ -39,8 +39,10 @@ std::vector<Sample> make_samples(CpuMode mode) {
         if (random.chance(1, 2)) options.displacement_min = -40000, options.displacement_max = 32767;
         if (random.chance(1, 8)) options.allowed_bases = 0;
         if (form.form == Form::kMemory && random.chance(1, 8)) options.address_size = 4;
-        if (form.form == Form::kMemory && mode == CpuMode::k32 && random.chance(1, 8)) options.address_size = 2, options.displacement_min = -128;
-        if (form.form == Form::kMemory && random.chance(1, 4)) options.segment = mode == CpuMode::k64 ? 4 + random.below(2) : random.below(6);
+        if (form.form == Form::kMemory && mode == CpuMode::k32 && random.chance(1, 8))
+          options.address_size = 2, options.displacement_min = -128;
+        if (form.form == Form::kMemory && random.chance(1, 4))
+          options.segment = mode == CpuMode::k64 ? 4 + random.below(2) : random.below(6);
         Sample sample{static_cast<RowId>(id), {}};
         if (generate(sample.row, options, random, sample.bytes)) samples.push_back(std::move(sample));
       }
@@ -75,7 +77,8 @@ std::map<uint64_t, std::string> run_objdump(const std::vector<Sample>& samples, 
       out.write(reinterpret_cast<const char*>(slot.data()), kSlotBytes);
     }
   }
-  const std::string command = "objdump -D -w -z --no-show-raw-insn -b binary " + std::string(options) + " " + file.string();
+  const std::string command =
+      "objdump -D -w -z --no-show-raw-insn -b binary " + std::string(options) + " " + file.string();
   std::map<uint64_t, std::string> lines;
   FILE* pipe = popen(command.c_str(), "r");
   if (!pipe) return lines;
@@ -100,7 +103,8 @@ bool have_objdump() { return std::system("objdump --version >/dev/null 2>&1") ==
 std::string normalise(std::string text) {
   if (text.starts_with("rex")) text.erase(0, text.find(' ') + 1);
   for (std::string_view noise : {"addr32 ", "addr16 ", "data16 ", "data32 ", "ds:[", "ss:["})
-    if (const size_t at = text.find(noise); at != std::string::npos) text.replace(at, noise.size(), noise.back() == '[' ? "[" : "");
+    if (const size_t at = text.find(noise); at != std::string::npos)
+      text.replace(at, noise.size(), noise.back() == '[' ? "[" : "");
   if (const size_t comment = text.find('#'); comment != std::string::npos) text.erase(comment);
   std::string result;
   for (char c : text)
@@ -112,11 +116,24 @@ std::string normalise(std::string text) {
 // Encodings that objdump 2.40 does not know, or knows as something that the processor treats as a NOP.
 bool unknown_to_objdump(RowId row) {
   switch (row) {
-    case RowId::LFENCE: case RowId::MFENCE: case RowId::SFENCE:  // any ModRM.rm
-    case RowId::NOP_0D: case RowId::NOP_18: case RowId::NOP_1A: case RowId::NOP_1B: case RowId::NOP_1C: case RowId::PREFETCH_0D:
-    case RowId::FCOM_DC: case RowId::FCOMP_DC: case RowId::FCOMP_DE: case RowId::FXCH_DD: case RowId::FXCH_DF:
-    case RowId::FSTP_STi_D9: case RowId::FSTP_STi_DF_D0: case RowId::FSTP_STi_DF_D8: case RowId::SALC:
-      return true;
+    case RowId::LFENCE:
+    case RowId::MFENCE:
+    case RowId::SFENCE:  // any ModRM.rm
+    case RowId::NOP_0D:
+    case RowId::NOP_18:
+    case RowId::NOP_1A:
+    case RowId::NOP_1B:
+    case RowId::NOP_1C:
+    case RowId::PREFETCH_0D:
+    case RowId::FCOM_DC:
+    case RowId::FCOMP_DC:
+    case RowId::FCOMP_DE:
+    case RowId::FXCH_DD:
+    case RowId::FXCH_DF:
+    case RowId::FSTP_STi_D9:
+    case RowId::FSTP_STi_DF_D0:
+    case RowId::FSTP_STi_DF_D8:
+    case RowId::SALC: return true;
     default: return false;
   }
 }
@@ -125,22 +142,57 @@ bool unknown_to_objdump(RowId row) {
 bool text_by_convention(RowId row, CpuMode mode) {
   if (mode == CpuMode::k16) {
     const Translation kind = row_info(row).translation;  // objdump lets branch targets run over 64 KiB
-    if (kind == Translation::kJcc || kind == Translation::kJmpRel || kind == Translation::kCallRel || kind == Translation::kLoop ||
-        kind == Translation::kJcxz)
+    if (kind == Translation::kJcc || kind == Translation::kJmpRel || kind == Translation::kCallRel ||
+        kind == Translation::kLoop || kind == Translation::kJcxz)
       return true;
   }
   switch (row) {
-    case RowId::CMPPS_Vdq: case RowId::CMPPD_Vdq: case RowId::CMPSS_Vdq: case RowId::CMPSD_Vdq: case RowId::VCMPPS_Vx_Hx_Wx_Ib:
-    case RowId::VCMPPD_Vx_Hx_Wx_Ib: case RowId::VCMPSS_Vdq_Hdq_Wd_Ib: case RowId::VCMPSD_Vdq_Hdq_Wq_Ib:
-    case RowId::PCLMULQDQ_Vdq_Wdq_Ib: case RowId::VPCLMULQDQ_128: case RowId::VPCLMULQDQ_256:  // cmpltps
-    case RowId::FCOM_ST0_STi: case RowId::FCOMP_ST0_STi: case RowId::FUCOM: case RowId::FUCOMP: case RowId::FXCH:  // no ST(0)
-    case RowId::FNENI: case RowId::FNDISI: case RowId::FNSETPM: case RowId::WAIT: case RowId::JCXZ_Jb:
-    case RowId::CMPXCHG16B: case RowId::INVLPG: case RowId::INVPCID: case RowId::LDDQU_Vdq_Mdq: case RowId::VLDDQU_Vx_Mx:
-    case RowId::SGDT: case RowId::SIDT: case RowId::LGDT: case RowId::LIDT:  // size of memory
-    case RowId::CALL_Mp: case RowId::JMP_Mp: case RowId::LFS_Gv_Mp: case RowId::LGS_Gv_Mp: case RowId::LSS_Gv_Mp:  // Intel: m16:64
-    case RowId::LAR_Gv_Ew: case RowId::LSL_Gv_Ew: case RowId::MOV_Sw_Ew: case RowId::MOVSXD_Gv_Ez:  // size of register
-    case RowId::MOV_AL_Ob: case RowId::MOV_rAX_Ov: case RowId::MOV_Ob_AL: case RowId::MOV_Ov_rAX: case RowId::MOV_Zv_Iv:  // movabs
-    case RowId::VMOVSS_merge_11: case RowId::VMOVSD_merge_11:  // LIG
+    case RowId::CMPPS_Vdq:
+    case RowId::CMPPD_Vdq:
+    case RowId::CMPSS_Vdq:
+    case RowId::CMPSD_Vdq:
+    case RowId::VCMPPS_Vx_Hx_Wx_Ib:
+    case RowId::VCMPPD_Vx_Hx_Wx_Ib:
+    case RowId::VCMPSS_Vdq_Hdq_Wd_Ib:
+    case RowId::VCMPSD_Vdq_Hdq_Wq_Ib:
+    case RowId::PCLMULQDQ_Vdq_Wdq_Ib:
+    case RowId::VPCLMULQDQ_128:
+    case RowId::VPCLMULQDQ_256:  // cmpltps
+    case RowId::FCOM_ST0_STi:
+    case RowId::FCOMP_ST0_STi:
+    case RowId::FUCOM:
+    case RowId::FUCOMP:
+    case RowId::FXCH:  // no ST(0)
+    case RowId::FNENI:
+    case RowId::FNDISI:
+    case RowId::FNSETPM:
+    case RowId::WAIT:
+    case RowId::JCXZ_Jb:
+    case RowId::CMPXCHG16B:
+    case RowId::INVLPG:
+    case RowId::INVPCID:
+    case RowId::LDDQU_Vdq_Mdq:
+    case RowId::VLDDQU_Vx_Mx:
+    case RowId::SGDT:
+    case RowId::SIDT:
+    case RowId::LGDT:
+    case RowId::LIDT:  // size of memory
+    case RowId::CALL_Mp:
+    case RowId::JMP_Mp:
+    case RowId::LFS_Gv_Mp:
+    case RowId::LGS_Gv_Mp:
+    case RowId::LSS_Gv_Mp:  // Intel: m16:64
+    case RowId::LAR_Gv_Ew:
+    case RowId::LSL_Gv_Ew:
+    case RowId::MOV_Sw_Ew:
+    case RowId::MOVSXD_Gv_Ez:  // size of register
+    case RowId::MOV_AL_Ob:
+    case RowId::MOV_rAX_Ov:
+    case RowId::MOV_Ob_AL:
+    case RowId::MOV_Ov_rAX:
+    case RowId::MOV_Zv_Iv:  // movabs
+    case RowId::VMOVSS_merge_11:
+    case RowId::VMOVSD_merge_11:  // LIG
       return true;
     default: return false;
   }
@@ -151,8 +203,8 @@ bool same_but_for_suffix(const std::string& ours, const std::string& theirs) {
   if (theirs.starts_with("notrack ")) return theirs.substr(8) == ours;
   if (ours == theirs + "q" || ours == theirs + "d") return true;
   const size_t end = std::min(ours.find(' '), ours.size());
-  return theirs.size() == ours.size() + 1 && theirs.starts_with(ours.substr(0, end)) && (theirs[end] == 'w' || theirs[end] == 'd') &&
-         theirs.substr(end + 1) == ours.substr(end);
+  return theirs.size() == ours.size() + 1 && theirs.starts_with(ours.substr(0, end)) &&
+         (theirs[end] == 'w' || theirs[end] == 'd') && theirs.substr(end + 1) == ours.substr(end);
 }
 
 struct Comparison {
@@ -180,14 +232,15 @@ TEST_P(Objdump, AgreesOnLengthAndText) {
     const bool shows_missing_index = theirs.find("iz*") != std::string::npos;  // "[rsp+riz*4]"
     const bool known = !unknown_to_objdump(insn.row);
     const bool bad_length = known && length != insn.length;
-    const bool bad_text = known && !shows_missing_index && !text_by_convention(insn.row, GetParam().mode) && ours != theirs &&
-                          !same_but_for_suffix(ours, theirs);
+    const bool bad_text = known && !shows_missing_index && !text_by_convention(insn.row, GetParam().mode) &&
+                          ours != theirs && !same_but_for_suffix(ours, theirs);
     length_failures += bad_length;
     text_failures += bad_text;
     if ((bad_length || bad_text) && shown[insn.row]++ < 2) {
       std::string bytes;
       for (uint8_t byte : samples[i].bytes) bytes += fmt::format("{:02x} ", byte);
-      ADD_FAILURE() << row_info(insn).name << ": " << bytes << "\n  ours " << unsigned{insn.length} << ": " << ours << "\n  objdump " << length << ": " << theirs;
+      ADD_FAILURE() << row_info(insn).name << ": " << bytes << "\n  ours " << unsigned{insn.length} << ": " << ours
+                    << "\n  objdump " << length << ": " << theirs;
     }
   }
   std::printf("%zu encodings, %u lengths and %u texts differ\n", samples.size(), length_failures, text_failures);
@@ -197,7 +250,11 @@ INSTANTIATE_TEST_SUITE_P(Modes, Objdump,
                          testing::Values(Comparison{CpuMode::k64, "-m i386:x86-64 -M intel"},
                                          Comparison{CpuMode::k32, "-m i386 -M intel"},
                                          Comparison{CpuMode::k16, "-m i8086 -M intel"}),
-                         [](const auto& test) { return test.param.mode == CpuMode::k64 ? "k64" : test.param.mode == CpuMode::k32 ? "k32" : "k16"; });
+                         [](const auto& test) {
+                           return test.param.mode == CpuMode::k64   ? "k64"
+                                  : test.param.mode == CpuMode::k32 ? "k32"
+                                                                    : "k16";
+                         });
 
 }  // namespace
 }  // namespace rhea::isa::x86

@@ -13,9 +13,11 @@ namespace rhea::isa::x86 {
 // What a row asks of the bytes, one bit per possible value of each property. An instruction has exactly one bit of
 // each group set; it matches the row if all of its bits are accepted: one AND and one compare.
 namespace accept {
-inline constexpr uint32_t kPrefixNone = 1u << 0, kPrefix66 = 1u << 1, kPrefixF3 = 1u << 2, kPrefixF2 = 1u << 3, kPrefixAll = 0xf;
+inline constexpr uint32_t kPrefixNone = 1u << 0, kPrefix66 = 1u << 1, kPrefixF3 = 1u << 2, kPrefixF2 = 1u << 3,
+                          kPrefixAll = 0xf;
 inline constexpr unsigned kModeShift = 4;  // 16, 32, 64-bit mode, each with W = 0, 1
-inline constexpr uint32_t kModeAll = 0x3f << 4, kMode64 = 0x30 << 4, kModeNot64 = 0x0f << 4, kModeW0 = 0x15 << 4, kModeW1 = 0x2a << 4;
+inline constexpr uint32_t kModeAll = 0x3f << 4, kMode64 = 0x30 << 4, kModeNot64 = 0x0f << 4, kModeW0 = 0x15 << 4,
+                          kModeW1 = 0x2a << 4;
 inline constexpr uint32_t kL0 = 1u << 10, kL1 = 1u << 11, kLAll = kL0 | kL1;
 inline constexpr uint32_t kMemory = 1u << 12, kRegister = 1u << 13, kModAll = kMemory | kRegister;
 inline constexpr uint32_t kNoRexB = kMemory, kRexB = kRegister;  // the same bits for opcodes without ModRM
@@ -25,21 +27,71 @@ inline constexpr uint32_t kRegAll = 0xffu << kRegShift, kRmAll = 0xffu << kRmShi
 
 // Where an operand comes from: the letters of rows.inc.
 enum class Place : uint8_t {
-  kNone, kRmGpr /*E*/, kRegGpr /*G*/, kRmGprOnly /*R*/, kVvvvGpr /*B*/, kOpcodeGpr /*Z*/,
-  kRmVector /*W*/, kRegVector /*V*/, kRmVectorOnly /*U*/, kVvvvVector /*H*/, kImmVector /*L*/,
-  kRmMmx /*Q*/, kRegMmx /*P*/, kRmMmxOnly /*N*/, kMemory /*M*/, kVsib /*K*/, kOffset /*O*/, kSource /*X*/, kDestination /*Y*/,
-  kFarPointer /*A*/, kControl /*C*/, kDebug /*D*/, kSegment /*S*/, kImmediate /*I*/, kRelative /*J*/,
-  kFixedGpr, kFixedSegment, kSt0, kStI, kXmm0, kOne,
+  kNone,
+  kRmGpr /*E*/,
+  kRegGpr /*G*/,
+  kRmGprOnly /*R*/,
+  kVvvvGpr /*B*/,
+  kOpcodeGpr /*Z*/,
+  kRmVector /*W*/,
+  kRegVector /*V*/,
+  kRmVectorOnly /*U*/,
+  kVvvvVector /*H*/,
+  kImmVector /*L*/,
+  kRmMmx /*Q*/,
+  kRegMmx /*P*/,
+  kRmMmxOnly /*N*/,
+  kMemory /*M*/,
+  kVsib /*K*/,
+  kOffset /*O*/,
+  kSource /*X*/,
+  kDestination /*Y*/,
+  kFarPointer /*A*/,
+  kControl /*C*/,
+  kDebug /*D*/,
+  kSegment /*S*/,
+  kImmediate /*I*/,
+  kRelative /*J*/,
+  kFixedGpr,
+  kFixedSegment,
+  kSt0,
+  kStI,
+  kXmm0,
+  kOne,
 };
 
-enum class Size : uint8_t { kNone, kB, kW, kD, kQ, kT, kDq, kQq, kV, kZ, kY, kM, kX, kH, kF, kE, kA, kP, kS, kFx, kEn, kSa, kSignedByte };
+enum class Size : uint8_t {
+  kNone,
+  kB,
+  kW,
+  kD,
+  kQ,
+  kT,
+  kDq,
+  kQq,
+  kV,
+  kZ,
+  kY,
+  kM,
+  kX,
+  kH,
+  kF,
+  kE,
+  kA,
+  kP,
+  kS,
+  kFx,
+  kEn,
+  kSa,
+  kSignedByte
+};
 
 struct OperandSpec {
   Place place = Place::kNone;
   Size size = Size::kNone;         // as a register
   Size memory_size = Size::kNone;  // as memory
   OperandAccess access = OperandAccess::kNone;
-  uint8_t fixed = 0;               // register number of kFixed*
+  uint8_t fixed = 0;  // register number of kFixed*
   OperandSource source = OperandSource::kImplicit;
 };
 
@@ -52,12 +104,12 @@ struct RowEncoding {
   uint8_t opcode = 0;
   bool opcode_register = false;  // 50+r: eight opcodes
   bool has_modrm = false;
-  uint8_t mandatory = 0;         // 0, 66, F3, F2
-  bool vex_l_selects = false;    // L gives the vector length (else 128 unless L must be 1)
+  uint8_t mandatory = 0;       // 0, 66, F3, F2
+  bool vex_l_selects = false;  // L gives the vector length (else 128 unless L must be 1)
   DefaultSize default_size = DefaultSize::kUsual;
-  bool byte_form = false;        // operand_size is 1
-  bool size_from_w = false;      // only y operands: operand_size is 4 or 8
-  bool at_most_32 = false;       // port I/O: REX.W changes nothing
+  bool byte_form = false;          // operand_size is 1
+  bool size_from_w = false;        // only y operands: operand_size is 4 or 8
+  bool at_most_32 = false;         // port I/O: REX.W changes nothing
   bool uses_operand_size = false;  // some operand or the mnemonic depends on 66 / REX.W
   bool uses_vvvv = false;
   bool vsib = false;
@@ -66,7 +118,7 @@ struct RowEncoding {
 };
 
 struct OpcodeEntry {
-  uint16_t first = 0;    // in kCandidates
+  uint16_t first = 0;  // in kCandidates
   uint8_t count = 0;
   bool has_modrm = false;
 };

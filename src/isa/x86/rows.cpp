@@ -15,7 +15,9 @@ namespace {
 // Never defined as constexpr: reaching it makes a malformed row a compile error at that row.
 void malformed_row(const char* what) { base::check_failed(__FILE__, __LINE__, what); }
 
-constexpr bool starts_with(std::string_view text, std::string_view start) { return text.substr(0, start.size()) == start; }
+constexpr bool starts_with(std::string_view text, std::string_view start) {
+  return text.substr(0, start.size()) == start;
+}
 
 constexpr unsigned hex_digit(char c) {
   if (c >= '0' && c <= '9') return static_cast<unsigned>(c - '0');
@@ -53,11 +55,16 @@ constexpr uint32_t only_rm(unsigned rm) { return ~accept::kRmAll | (1u << (accep
 constexpr void set_prefix(RowEncoding& row, std::string_view word) {
   using namespace accept;
   uint32_t allowed = kPrefixNone;
-  if (word == "66") allowed = kPrefix66, row.mandatory = 0x66;
-  else if (word == "F3") allowed = kPrefixF3, row.mandatory = 0xf3;
-  else if (word == "F2") allowed = kPrefixF2, row.mandatory = 0xf2;
-  else if (word == "N6") allowed = kPrefixNone | kPrefix66;
-  else if (word != "NP") malformed_row("prefix");
+  if (word == "66")
+    allowed = kPrefix66, row.mandatory = 0x66;
+  else if (word == "F3")
+    allowed = kPrefixF3, row.mandatory = 0xf3;
+  else if (word == "F2")
+    allowed = kPrefixF2, row.mandatory = 0xf2;
+  else if (word == "N6")
+    allowed = kPrefixNone | kPrefix66;
+  else if (word != "NP")
+    malformed_row("prefix");
   row.accept &= ~kPrefixAll | allowed;
 }
 
@@ -67,16 +74,23 @@ constexpr void parse_vex(RowEncoding& row, std::string_view word) {
   row.vex = true;
   next_word(word, '.');
   const std::string_view length = next_word(word, '.');
-  if (length == "128") row.accept &= ~kLAll | kL0;
-  else if (length == "256") row.accept &= ~kLAll | kL1, row.vex_l_selects = true;
-  else if (length == "any") row.vex_l_selects = true;
-  else if (length != "LIG") malformed_row("VEX.L");
+  if (length == "128")
+    row.accept &= ~kLAll | kL0;
+  else if (length == "256")
+    row.accept &= ~kLAll | kL1, row.vex_l_selects = true;
+  else if (length == "any")
+    row.vex_l_selects = true;
+  else if (length != "LIG")
+    malformed_row("VEX.L");
   set_prefix(row, next_word(word, '.'));
   row.map = parse_map(next_word(word, '.'));
   const std::string_view w = next_word(word, '.');
-  if (w == "W0") row.accept &= ~kModeAll | kModeW0;
-  else if (w == "W1") row.accept &= ~kModeAll | kModeW1;
-  else if (w != "WIG" && !w.empty()) malformed_row("VEX.W");
+  if (w == "W0")
+    row.accept &= ~kModeAll | kModeW0;
+  else if (w == "W1")
+    row.accept &= ~kModeAll | kModeW1;
+  else if (w != "WIG" && !w.empty())
+    malformed_row("VEX.W");
 }
 
 // "/r", "/3:mem", "D0", "C0+i" after the opcode.
@@ -86,16 +100,21 @@ constexpr void parse_modrm(RowEncoding& row, std::string_view word) {
   if (word[0] == '/') {
     if (word[1] != 'r') row.accept &= only_reg(static_cast<unsigned>(word[1] - '0'));
     const std::string_view form = word.substr(2);
-    if (form == ":mem") row.accept &= ~kModAll | kMemory;
-    else if (form == ":reg") row.accept &= ~kModAll | kRegister;
-    else if (!form.empty()) malformed_row("ModRM form");
+    if (form == ":mem")
+      row.accept &= ~kModAll | kMemory;
+    else if (form == ":reg")
+      row.accept &= ~kModAll | kRegister;
+    else if (!form.empty())
+      malformed_row("ModRM form");
     return;
   }
   const uint8_t modrm = hex_byte(word);
   if (modrm < 0xc0) malformed_row("fixed ModRM byte");
   row.accept &= (~kModAll | kRegister) & only_reg((modrm >> 3) & 7);
-  if (word.size() == 2) row.accept &= only_rm(modrm & 7);
-  else if (word.substr(2) != "+i") malformed_row("fixed ModRM byte");
+  if (word.size() == 2)
+    row.accept &= only_rm(modrm & 7);
+  else if (word.substr(2) != "+i")
+    malformed_row("fixed ModRM byte");
 }
 
 constexpr void parse_encoding(RowEncoding& row, std::string_view text) {
@@ -123,22 +142,32 @@ constexpr void parse_encoding(RowEncoding& row, std::string_view text) {
   row.opcode = hex_byte(word);
   row.opcode_register = word.substr(2) == "+r";
   for (word = next_word(text, ' '); !word.empty(); word = next_word(text, ' ')) {
-    if (word[0] == '/' || is_hex_byte(word)) parse_modrm(row, word);
-    else if (word == "W0") row.accept &= ~kModeAll | kModeW0;
-    else if (word == "W1") row.accept &= ~kModeAll | kModeW1;
-    else if (word == "o64") row.accept &= ~kModeAll | kMode64;
-    else if (word == "i64") row.accept &= ~kModeAll | kModeNot64;
-    else if (word == "noB") row.accept &= ~kModAll | kNoRexB;
-    else malformed_row("encoding");
+    if (word[0] == '/' || is_hex_byte(word))
+      parse_modrm(row, word);
+    else if (word == "W0")
+      row.accept &= ~kModeAll | kModeW0;
+    else if (word == "W1")
+      row.accept &= ~kModeAll | kModeW1;
+    else if (word == "o64")
+      row.accept &= ~kModeAll | kMode64;
+    else if (word == "i64")
+      row.accept &= ~kModeAll | kModeNot64;
+    else if (word == "noB")
+      row.accept &= ~kModAll | kNoRexB;
+    else
+      malformed_row("encoding");
   }
 }
 
 constexpr Size parse_size(std::string_view text) {
-  constexpr struct { std::string_view name; Size size; } kSizes[] = {
-      {"", Size::kNone}, {"b", Size::kB}, {"w", Size::kW}, {"d", Size::kD}, {"q", Size::kQ}, {"t", Size::kT},
-      {"dq", Size::kDq}, {"qq", Size::kQq}, {"v", Size::kV}, {"z", Size::kZ}, {"y", Size::kY}, {"m", Size::kM},
-      {"x", Size::kX}, {"h", Size::kH}, {"f", Size::kF}, {"e", Size::kE}, {"a", Size::kA}, {"p", Size::kP},
-      {"s", Size::kS}, {"fx", Size::kFx}, {"en", Size::kEn}, {"sa", Size::kSa}};
+  constexpr struct {
+    std::string_view name;
+    Size size;
+  } kSizes[] = {{"", Size::kNone}, {"b", Size::kB},   {"w", Size::kW},   {"d", Size::kD}, {"q", Size::kQ},
+                {"t", Size::kT},   {"dq", Size::kDq}, {"qq", Size::kQq}, {"v", Size::kV}, {"z", Size::kZ},
+                {"y", Size::kY},   {"m", Size::kM},   {"x", Size::kX},   {"h", Size::kH}, {"f", Size::kF},
+                {"e", Size::kE},   {"a", Size::kA},   {"p", Size::kP},   {"s", Size::kS}, {"fx", Size::kFx},
+                {"en", Size::kEn}, {"sa", Size::kSa}};
   for (const auto& entry : kSizes)
     if (entry.name == text) return entry.size;
   malformed_row("operand size");
@@ -151,7 +180,8 @@ constexpr auto kSources = [] {
     for (Place place : places) table[static_cast<size_t>(place)] = source;
   };
   using enum Place;
-  set(OperandSource::kModrmRm, {kRmGpr, kRmGprOnly, kRmVector, kRmVectorOnly, kRmMmx, kRmMmxOnly, kMemory, kVsib, kStI});
+  set(OperandSource::kModrmRm,
+      {kRmGpr, kRmGprOnly, kRmVector, kRmVectorOnly, kRmMmx, kRmMmxOnly, kMemory, kVsib, kStI});
   set(OperandSource::kModrmReg, {kRegGpr, kRegVector, kRegMmx, kControl, kDebug, kSegment});
   set(OperandSource::kVexVvvv, {kVvvvGpr, kVvvvVector});
   set(OperandSource::kOpcodeReg, {kOpcodeGpr});
@@ -162,13 +192,28 @@ constexpr auto kSources = [] {
 }();
 
 constexpr bool parse_fixed_operand(OperandSpec& operand, std::string_view text) {
-  constexpr struct { std::string_view name; Place place; uint8_t fixed; Size size; } kFixed[] = {
-      {"AL", Place::kFixedGpr, 0, Size::kB}, {"CL", Place::kFixedGpr, 1, Size::kB}, {"AX", Place::kFixedGpr, 0, Size::kW},
-      {"DX", Place::kFixedGpr, 2, Size::kW}, {"eAX", Place::kFixedGpr, 0, Size::kZ}, {"rAX", Place::kFixedGpr, 0, Size::kV},
-      {"ES", Place::kFixedSegment, 0, Size::kW}, {"CS", Place::kFixedSegment, 1, Size::kW}, {"SS", Place::kFixedSegment, 2, Size::kW},
-      {"DS", Place::kFixedSegment, 3, Size::kW}, {"FS", Place::kFixedSegment, 4, Size::kW}, {"GS", Place::kFixedSegment, 5, Size::kW},
-      {"ST0", Place::kSt0, 0, Size::kT}, {"STi", Place::kStI, 0, Size::kT}, {"XMM0", Place::kXmm0, 0, Size::kDq},
-      {"1", Place::kOne, 0, Size::kB}, {"Is", Place::kImmediate, 0, Size::kSignedByte}};
+  constexpr struct {
+    std::string_view name;
+    Place place;
+    uint8_t fixed;
+    Size size;
+  } kFixed[] = {{"AL", Place::kFixedGpr, 0, Size::kB},
+                {"CL", Place::kFixedGpr, 1, Size::kB},
+                {"AX", Place::kFixedGpr, 0, Size::kW},
+                {"DX", Place::kFixedGpr, 2, Size::kW},
+                {"eAX", Place::kFixedGpr, 0, Size::kZ},
+                {"rAX", Place::kFixedGpr, 0, Size::kV},
+                {"ES", Place::kFixedSegment, 0, Size::kW},
+                {"CS", Place::kFixedSegment, 1, Size::kW},
+                {"SS", Place::kFixedSegment, 2, Size::kW},
+                {"DS", Place::kFixedSegment, 3, Size::kW},
+                {"FS", Place::kFixedSegment, 4, Size::kW},
+                {"GS", Place::kFixedSegment, 5, Size::kW},
+                {"ST0", Place::kSt0, 0, Size::kT},
+                {"STi", Place::kStI, 0, Size::kT},
+                {"XMM0", Place::kXmm0, 0, Size::kDq},
+                {"1", Place::kOne, 0, Size::kB},
+                {"Is", Place::kImmediate, 0, Size::kSignedByte}};
   for (const auto& entry : kFixed) {
     if (entry.name != text) continue;
     operand.place = entry.place;
@@ -181,12 +226,16 @@ constexpr bool parse_fixed_operand(OperandSpec& operand, std::string_view text) 
 }
 
 constexpr Place parse_place(char letter) {
-  constexpr struct { char letter; Place place; } kPlaces[] = {
-      {'E', Place::kRmGpr}, {'G', Place::kRegGpr}, {'R', Place::kRmGprOnly}, {'B', Place::kVvvvGpr}, {'Z', Place::kOpcodeGpr},
-      {'W', Place::kRmVector}, {'V', Place::kRegVector}, {'U', Place::kRmVectorOnly}, {'H', Place::kVvvvVector},
-      {'L', Place::kImmVector}, {'Q', Place::kRmMmx}, {'P', Place::kRegMmx}, {'N', Place::kRmMmxOnly}, {'M', Place::kMemory},
-      {'K', Place::kVsib}, {'O', Place::kOffset}, {'X', Place::kSource}, {'Y', Place::kDestination}, {'A', Place::kFarPointer},
-      {'C', Place::kControl}, {'D', Place::kDebug}, {'S', Place::kSegment}, {'I', Place::kImmediate}, {'J', Place::kRelative}};
+  constexpr struct {
+    char letter;
+    Place place;
+  } kPlaces[] = {
+      {'E', Place::kRmGpr},      {'G', Place::kRegGpr},      {'R', Place::kRmGprOnly},  {'B', Place::kVvvvGpr},
+      {'Z', Place::kOpcodeGpr},  {'W', Place::kRmVector},    {'V', Place::kRegVector},  {'U', Place::kRmVectorOnly},
+      {'H', Place::kVvvvVector}, {'L', Place::kImmVector},   {'Q', Place::kRmMmx},      {'P', Place::kRegMmx},
+      {'N', Place::kRmMmxOnly},  {'M', Place::kMemory},      {'K', Place::kVsib},       {'O', Place::kOffset},
+      {'X', Place::kSource},     {'Y', Place::kDestination}, {'A', Place::kFarPointer}, {'C', Place::kControl},
+      {'D', Place::kDebug},      {'S', Place::kSegment},     {'I', Place::kImmediate},  {'J', Place::kRelative}};
   for (const auto& entry : kPlaces)
     if (entry.letter == letter) return entry.place;
   malformed_row("operand letter");
@@ -226,7 +275,8 @@ constexpr void parse_operands(RowEncoding& row, std::string_view text) {
     row.operands[row.operand_count++] = operand;
     any_v |= follows_operand_size(operand.size) || follows_operand_size(operand.memory_size);
     any_y |= operand.size == Size::kY;
-    any_integer_z |= (operand.size == Size::kZ && is_integer_place(operand.place)) || operand.size == Size::kEn || operand.size == Size::kSa;
+    any_integer_z |= (operand.size == Size::kZ && is_integer_place(operand.place)) || operand.size == Size::kEn ||
+                     operand.size == Size::kSa;
     if (operand.size == Size::kV) any_integer_v = true;
     row.uses_vvvv |= operand.place == Place::kVvvvGpr || operand.place == Place::kVvvvVector;
     row.vsib |= operand.place == Place::kVsib;
@@ -260,10 +310,14 @@ constexpr uint16_t parse_flag_set(std::string_view text) {
 constexpr void parse_flags(RowInfo& info, std::string_view text) {
   for (auto word = next_word(text, ' '); !word.empty(); word = next_word(text, ' ')) {
     const uint16_t flags = parse_flag_set(word.substr(2));
-    if (starts_with(word, "r:")) info.flags_read = flags;
-    else if (starts_with(word, "w:")) info.flags_written = flags;
-    else if (starts_with(word, "u:")) info.flags_undefined = flags;
-    else malformed_row("flags");
+    if (starts_with(word, "r:"))
+      info.flags_read = flags;
+    else if (starts_with(word, "w:"))
+      info.flags_written = flags;
+    else if (starts_with(word, "u:"))
+      info.flags_undefined = flags;
+    else
+      malformed_row("flags");
   }
 }
 
@@ -282,20 +336,34 @@ constexpr uint16_t parse_gpr_set(std::string_view text) {
 
 constexpr void parse_attributes(RowInfo& info, RowEncoding& row, std::string_view text) {
   for (auto word = next_word(text, ' '); !word.empty(); word = next_word(text, ' ')) {
-    if (word == "lock") info.lockable = true;
-    else if (word == "priv") info.privileged = true;
-    else if (word == "align16") info.memory_alignment = 16;
-    else if (word == "align32") info.memory_alignment = 32;
-    else if (word == "align64") info.memory_alignment = 64;
-    else if (word == "d64") row.default_size = DefaultSize::kD64;
-    else if (word == "f64") row.default_size = DefaultSize::kF64;
-    else if (word == "rep") info.string = true;
-    else if (word == "cx") info.implicit_read |= 2, info.implicit_write |= 2;
-    else if (word == "cxr") info.implicit_read |= 2;
-    else if (word == "xmm0") info.implicit_xmm0_write = true;
-    else if (starts_with(word, "ir=")) info.implicit_read |= parse_gpr_set(word.substr(3));
-    else if (starts_with(word, "iw=")) info.implicit_write |= parse_gpr_set(word.substr(3));
-    else malformed_row("attribute");
+    if (word == "lock")
+      info.lockable = true;
+    else if (word == "priv")
+      info.privileged = true;
+    else if (word == "align16")
+      info.memory_alignment = 16;
+    else if (word == "align32")
+      info.memory_alignment = 32;
+    else if (word == "align64")
+      info.memory_alignment = 64;
+    else if (word == "d64")
+      row.default_size = DefaultSize::kD64;
+    else if (word == "f64")
+      row.default_size = DefaultSize::kF64;
+    else if (word == "rep")
+      info.string = true;
+    else if (word == "cx")
+      info.implicit_read |= 2, info.implicit_write |= 2;
+    else if (word == "cxr")
+      info.implicit_read |= 2;
+    else if (word == "xmm0")
+      info.implicit_xmm0_write = true;
+    else if (starts_with(word, "ir="))
+      info.implicit_read |= parse_gpr_set(word.substr(3));
+    else if (starts_with(word, "iw="))
+      info.implicit_write |= parse_gpr_set(word.substr(3));
+    else
+      malformed_row("attribute");
   }
 }
 

@@ -13,7 +13,8 @@
 namespace rhea::isa::x86 {
 namespace {
 
-constexpr uint32_t kGroups[] = {accept::kPrefixAll, accept::kModeAll, accept::kLAll, accept::kModAll, accept::kRegAll, accept::kRmAll};
+constexpr uint32_t kGroups[] = {accept::kPrefixAll, accept::kModeAll, accept::kLAll,
+                                accept::kModAll,    accept::kRegAll,  accept::kRmAll};
 
 // Whether some instruction matches both.
 bool overlap(uint32_t a, uint32_t b) {
@@ -26,7 +27,8 @@ TEST(Rows, NoTwoRowsMatchTheSameBytes) {
   for (const OpcodeEntry& entry : kOpcodeTable.entries)
     for (unsigned i = 0; i < entry.count; ++i)
       for (unsigned j = i + 1; j < entry.count; ++j) {
-        const Candidate &first = kOpcodeTable.candidates[entry.first + i], &second = kOpcodeTable.candidates[entry.first + j];
+        const Candidate &first = kOpcodeTable.candidates[entry.first + i],
+                        &second = kOpcodeTable.candidates[entry.first + j];
         if (!overlap(first.accept, second.accept)) continue;
         // Allowed only if the first is the special case of the second.
         EXPECT_TRUE((first.accept & second.accept) == first.accept && first.accept != second.accept)
@@ -70,12 +72,22 @@ TEST(Rows, ColumnsAgree) {
       EXPECT_EQ(encoding.operands[0].access, OperandAccess::kReadWrite) << info.name;
       EXPECT_FALSE(info.register_only) << info.name;
     }
-    if (info.memory_alignment) { EXPECT_FALSE(info.register_only) << info.name; }
-    if (encoding.vex) { EXPECT_FALSE(info.feature.empty()) << info.name; }
-    if (!encoding.vex && encoding.operand_count) { EXPECT_FALSE(encoding.uses_vvvv) << info.name; }
+    if (info.memory_alignment) {
+      EXPECT_FALSE(info.register_only) << info.name;
+    }
+    if (encoding.vex) {
+      EXPECT_FALSE(info.feature.empty()) << info.name;
+    }
+    if (!encoding.vex && encoding.operand_count) {
+      EXPECT_FALSE(encoding.uses_vvvv) << info.name;
+    }
     for (const OperandSpec& operand : encoding.operands) {
-      if (operand.place == Place::kMemory || operand.place == Place::kVsib) { EXPECT_TRUE(info.memory_only) << info.name; }
-      if (operand.place == Place::kRmVectorOnly || operand.place == Place::kRmMmxOnly) { EXPECT_TRUE(info.register_only) << info.name; }
+      if (operand.place == Place::kMemory || operand.place == Place::kVsib) {
+        EXPECT_TRUE(info.memory_only) << info.name;
+      }
+      if (operand.place == Place::kRmVectorOnly || operand.place == Place::kRmMmxOnly) {
+        EXPECT_TRUE(info.register_only) << info.name;
+      }
     }
   }
 }
