@@ -78,6 +78,11 @@ bool Rtc::stopped() const { return (cmos_[kRegisterB] & kSet) || (cmos_[kRegiste
 
 int64_t Rtc::guest_time_ns() const { return clock_.wall_time_ns() + offset_ns_; }
 
+int64_t Rtc::phase_ns() const {
+  const int64_t now = guest_time_ns();
+  return now - floor_div(now, kSecondNs) * kSecondNs;
+}
+
 uint8_t Rtc::encode(unsigned value) const {
   return static_cast<uint8_t>((cmos_[kRegisterB] & kBinary) ? value : value / 10 << 4 | value % 10);
 }
@@ -231,11 +236,7 @@ uint8_t Rtc::read_register(uint8_t index) {
       return cmos_[index];
     case kRegisterA: {
       uint8_t value = cmos_[kRegisterA];
-      if (!stopped()) {
-        const int64_t now = guest_time_ns();
-        const int64_t phase = now - floor_div(now, kSecondNs) * kSecondNs;
-        if (phase >= kSecondNs - kUipLeadNs) value |= kUpdateInProgress;
-      }
+      if (!stopped() && phase_ns() >= kSecondNs - kUipLeadNs) value |= kUpdateInProgress;
       return value;
     }
     case kRegisterC: {
@@ -254,22 +255,24 @@ uint8_t Rtc::read_register(uint8_t index) {
 void Rtc::write_register_a(uint8_t value) {
   value &= static_cast<uint8_t>(~kUpdateInProgress);
   const bool was_stopped = stopped();
+  const bool was_held = (cmos_[kRegisterA] & kDividerMask) >= kDividerReset;
   if (!was_stopped) store_time();
   cmos_[kRegisterA] = value;
   last_period_ = period_ticks() ? crystal_ticks() / *period_ticks() : 0;
-  // Out of divider reset the first update comes half a second later. [MC146818 "Register A"]
-  if (was_stopped && !stopped()) load_time(kSecondNs / 2);
+  // Out of divider reset the first update comes half a second later; the phase is kept in the offset, for SET may
+  // hold the time longer than that. [MC146818 "Register A"]
+  const bool held = (value & kDividerMask) >= kDividerReset;
+  if (was_held && !held) offset_ns_ += kSecondNs / 2 - phase_ns();
+  if (was_stopped && !stopped()) load_time(phase_ns());
 }
 
 void Rtc::write_register_b(uint8_t value) {
   const bool was_stopped = stopped();
-  const int64_t now = guest_time_ns();
-  const int64_t phase = now - floor_div(now, kSecondNs) * kSecondNs;
   if (!was_stopped) store_time();
   if (value & kSet) value &= static_cast<uint8_t>(~kUpdateEnable);  // [MC146818 "Register B"]
   cmos_[kRegisterB] = value;
   // SET does not stop the divider: the second goes on where it was.
-  if (was_stopped && !stopped()) load_time(phase);
+  if (was_stopped && !stopped()) load_time(phase_ns());
 }
 
 void Rtc::write_register(uint8_t index, uint8_t value) {
@@ -287,10 +290,9 @@ void Rtc::write_register(uint8_t index, uint8_t value) {
         cmos_[index] = value;
         break;
       }
-      const int64_t now = guest_time_ns();
       store_time();
       cmos_[index] = value;
-      load_time(now - floor_div(now, kSecondNs) * kSecondNs);
+      load_time(phase_ns());
       break;
     }
     case kRegisterA:
@@ -383,7 +385,7 @@ Status Rtc::load_state(state::StateReader& reader) {
     offset_ns_ = offset_ns;
     last_second_ = last_second;
     last_period_ = period_ticks() ? std::min(last_period, crystal_ticks() / *period_ticks()) : 0;
-    collect_events();
+    irq_.set(cmos_[kRegisterC] & kInterruptRequest);
     schedule();
   }
   if (set_nmi_masked_) set_nmi_masked_(nmi_masked);

@@ -56,6 +56,7 @@ class Rtc final : public io::Device, public io::IoHandler {
   void write_register_b(uint8_t value);
   bool stopped() const;               // SET, or the divider held in reset: time stands in cmos_
   int64_t guest_time_ns() const;
+  int64_t phase_ns() const;           // into the current second
   void store_time();                  // the running time to cmos_
   void load_time(int64_t phase_ns);   // ... and back: phase_ns into the second
   uint8_t encode(unsigned value) const;
