@@ -90,6 +90,8 @@ void Log::write_line(std::string_view prefix, fmt::string_view format, fmt::form
   buffer.append(prefix);
   fmt::vformat_to(std::back_inserter(buffer), format, args);
   buffer.push_back('\n');
+  // Locked, so that lines stay whole across short writes, and none is lost where a file is shared without O_APPEND.
+  const std::lock_guard lock(mutex_);
   // Nowhere is left to report a failure of the log itself.
   (void)write_all(fd_, std::as_bytes(std::span(buffer.data(), buffer.size())));
 }
