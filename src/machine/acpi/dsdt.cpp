@@ -70,8 +70,7 @@ Term lpc_bridge(const PlatformDescription& platform) {
   auto board = Resources()
                    .io(0x61, 1).io(0x80, 1).io(0x92, 1).io(pm::kSmiCommandPort, 2).io(0x4d0, 2)
                    .io(platform.pm_base, pm::kBlockBytes)
-                   .memory32(static_cast<uint32_t>(platform.ecam_base), 256u << 20)
-                   .memory32(0xfec00000, 0x1000).memory32(0xfee00000, 0x100000);
+                   .memory32(static_cast<uint32_t>(platform.ecam_base), 256u << 20);
   return device("LPC", {name("_ADR", integer(0x001f0000)),
                         isa_device("PIC", "PNP0000", Resources().io(0x20, 2).io(0xa0, 2).irq(2)),
                         isa_device("PIT", "PNP0100", Resources().io(0x40, 4).irq(0)),

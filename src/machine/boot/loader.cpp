@@ -4,6 +4,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "machine/boot/byte_view.h"
 #include "machine/boot/bzimage.h"
 #include "machine/boot/decompress.h"
@@ -27,10 +29,20 @@ std::string describe_stranger(std::span<const std::byte> file) {
   return "no bzImage, ELF or Multiboot header in it";
 }
 
+// Linux runs in the upper half of the address space and gives a physical entry point. Programs do neither.
+bool linked_like_linux(const ElfImage& image) {
+  return std::ranges::any_of(image.segments, [&](const ElfSegment& segment) {
+    return segment.virtual_address >> 63 != 0 && image.entry >= segment.physical_address &&
+           image.entry - segment.physical_address < segment.memory_bytes;
+  });
+}
+
 Result<BootResult> load_elf(const BootRequest& request) {
   ElfImage image = RHEA_TRY(parse_elf(request.kernel));
   if (image.pvh_entry) return load_pvh(request, image);
-  if (!image.is_64bit) return fail(ErrorCode::kUnsupported, "a 32-bit ELF file with neither a Multiboot header nor a PVH note");
+  if (!image.is_64bit) return fail(ErrorCode::kUnsupported, "not a kernel: a 32-bit ELF file with neither a Multiboot header nor a PVH note");
+  if (!linked_like_linux(image))
+    return fail(ErrorCode::kUnsupported, "not a kernel: an ELF program with neither a Multiboot header nor a PVH note, not linked like Linux");
   return load_vmlinux(request, image);
 }
 
