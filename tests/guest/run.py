@@ -32,6 +32,8 @@ GUESTS = [
     Guest("exceptions"),
     Guest("paging"),
     Guest("rings"),
+    Guest("timers"),
+    Guest("irq"),
     Guest("smc"),
     Guest("strings"),
     Guest("triple", rhea_status=3, qemu_status=0),  # QEMU: a reset, under -no-reboot

@@ -213,6 +213,25 @@ extern char ist_stack_top[];  // of IST 1; IST 2 and 3 below it by IST_BYTES eac
 void pic_init(uint8_t master_mask, uint8_t slave_mask);  // vectors 0x20-0x2f
 void pic_eoi(unsigned irq);
 extern volatile unsigned interrupt_count[256];
+enum {
+  kLapicId = 0x20,
+  kLapicTpr = 0x80,
+  kLapicPpr = 0xa0,
+  kLapicEoi = 0xb0,
+  kLapicLdr = 0xd0,
+  kLapicSvr = 0xf0,
+  kLapicIsr = 0x100,
+  kLapicIrr = 0x200,
+  kLapicEsr = 0x280,
+  kLapicIcrLow = 0x300,
+  kLapicIcrHigh = 0x310,
+  kLapicLvtTimer = 0x320,
+  kLapicLvtLint0 = 0x350,
+  kLapicLvtError = 0x370,
+  kLapicInitialCount = 0x380,
+  kLapicCurrentCount = 0x390,
+  kLapicDivide = 0x3e0,
+};
 #define LAPIC_BASE 0xfee00000ul
 static inline uint32_t lapic_read(uint32_t reg) { return *(volatile uint32_t*)(LAPIC_BASE + reg); }
 static inline void lapic_write(uint32_t reg, uint32_t value) { *(volatile uint32_t*)(LAPIC_BASE + reg) = value; }

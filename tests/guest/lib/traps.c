@@ -85,6 +85,7 @@ void guest_setup(void) {
   set_gate_options(4, 0, 3, false);
   set_gate_options(kUserReturnVector, 0, 3, false);
   load_idt_limit(0xfff);
+  pic_init(0xff, 0xff);  // a BIOS may have left lines open
   load_task_register();
 }
 
