@@ -14,8 +14,13 @@ struct Difference {
   std::string field, expected, actual;
 };
 
-// `ignored_flags`: RFLAGS bits that the architecture leaves undefined here.
-std::vector<Difference> compare(const Output& expected, const Output& actual, uint64_t ignored_flags = 0);
+// What the architecture leaves open.
+struct Tolerance {
+  uint64_t flags = 0;               // undefined RFLAGS bits
+  bool any_fault_address = false;   // which part of a large operand a page fault is reported for
+  bool x87_pointers = false;        // FIP, FDP and FOP: only while looking for something else
+};
+std::vector<Difference> compare(const Output& expected, const Output& actual, const Tolerance& tolerance = {});
 
 // True if the outcome says something about the code, rather than about who ran it.
 inline bool conclusive(const Output& output) {

@@ -32,6 +32,7 @@ constexpr std::string_view kHelp = R"(usage: isa_conformance [options]
   --jobs N           worker processes (default: one per processor)
   --self-check       test the harness: host against host, and against falsified results
   --max-reports N    failures to print in full (default 20)
+  --ignore-x87-pointers  do not compare FIP, FDP and FOP
   --verbose          names the cases that could not be judged
   --list             what is covered and what is skipped, and why
 )";
@@ -64,6 +65,7 @@ Arguments parse(int argc, char** argv) {
     if (option == "--help") { fmt::print("{}", kHelp); std::exit(0); }
     if (option == "--self-check") { arguments.self_check = true; continue; }
     if (option == "--verbose") { arguments.run.verbose = true; continue; }
+    if (option == "--ignore-x87-pointers") { arguments.run.ignore_x87_pointers = true; continue; }
     if (option == "--list") { arguments.list = true; continue; }
     if (i + 1 == argc) usage(fmt::format("{}: unknown, or its value is missing", option));
     const char* value = argv[++i];

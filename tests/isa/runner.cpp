@@ -148,7 +148,7 @@ class Run {
         while (case_at(index, state.position) != number) ++state.position;
         state.running = number;
         if (conclusive(batch.native[i])) (*subject)->run(batch.inputs[i], batch.actual);
-        account(batch.cases[i], batch.native[i], batch.actual, **native, **subject);
+        account(batch.cases[i], batch.inputs[i], batch.native[i], batch.actual, **native, **subject);
         ++state.position;
       }
       state.position = next;
@@ -156,9 +156,9 @@ class Run {
     state.done = 1;
   }
 
-  void account(const TestCase& test_case, const Output& expected, const Output& actual, Executor& native, Executor& subject) {
+  void account(const TestCase& test_case, const Input& input, const Output& expected, const Output& actual, Executor& native, Executor& subject) {
     ComboCount& count = board_->combos[generator_.combo_of(test_case.number)];
-    switch (judge(test_case, expected, actual)) {
+    switch (judge(test_case, input, expected, actual, options_.ignore_x87_pointers)) {
       case Verdict::kPassed: ++count.passed; return;
       case Verdict::kInconclusive:
         ++count.inconclusive;
@@ -170,11 +170,11 @@ class Run {
     if (options_.stop_at_first_failure) board_->stop = 1;
     // One report per combination, and not too many.
     if (count.failed++ == 0 && !options_.quiet && board_->reports++ < options_.max_reports) {
-      std::string text = investigate(test_case, native, subject, options_.config);
+      std::string text = investigate(test_case, native, subject, options_.config, options_.ignore_x87_pointers);
       if (text.empty()) {
         text = fmt::format("FAIL {} seed {} case {} config {}: passes when run again: the result depends on earlier cases\n",
                            rhea::isa::x86::row_info(test_case.row).name, test_case.seed, test_case.number, options_.config);
-        for (const Difference& difference : compare(expected, actual, undefined_flags(test_case)))
+        for (const Difference& difference : compare(expected, actual, tolerance_for(test_case, input, expected, options_.ignore_x87_pointers)))
           text += fmt::format("  {:<24} {} {}\n", difference.field, difference.expected, difference.actual);
       }
       std::fputs((text + "\n").c_str(), stdout);
@@ -300,11 +300,11 @@ bool run_one(const CaseGenerator& generator, const RunOptions& options, uint64_t
   std::fflush(stdout);
   (*subject)->run(*input, *actual);
   fmt::print("{}: {}\n", (*subject)->name(), describe(actual->outcome));
-  if (judge(test_case, *expected, *actual) != Verdict::kFailed) {
+  if (judge(test_case, *input, *expected, *actual, options.ignore_x87_pointers) != Verdict::kFailed) {
     fmt::print("no difference\n");
     return true;
   }
-  fmt::print("\n{}", investigate(test_case, **native, **subject, options.config));
+  fmt::print("\n{}", investigate(test_case, **native, **subject, options.config, options.ignore_x87_pointers));
   return false;
 }
 

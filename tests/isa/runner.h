@@ -24,6 +24,7 @@ struct RunOptions {
   unsigned max_reports = 20;
   int mode = 0;                 // 0 both, else 32 or 64
   bool stop_at_first_failure = false;
+  bool ignore_x87_pointers = false;
   bool quiet = false, verbose = false;
   std::string config = "native";
 };

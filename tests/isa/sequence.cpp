@@ -241,6 +241,8 @@ class SequenceBuilder {
       Item& item = push(bytes);
       aim_item(insn, item);
       provide(insn);
+      // Flags that an emulated instruction leaves undefined must not be seen by others.
+      if (info().translation == Translation::kSystem && info().flags_undefined) push({0x39, 0xc0});  // cmp eax, eax
       return true;
     }
     return false;
