@@ -34,6 +34,7 @@ GUESTS = [
     Guest("rings"),
     Guest("timers"),
     Guest("irq"),
+    Guest("features"),
     Guest("smc"),
     Guest("strings"),
     Guest("triple", rhea_status=3, qemu_status=0),  # QEMU: a reset, under -no-reboot
