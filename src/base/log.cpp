@@ -93,7 +93,7 @@ void Log::write_line(std::string_view prefix, fmt::string_view format, fmt::form
   // Locked, so that lines stay whole across short writes, and none is lost where a file is shared without O_APPEND.
   const std::lock_guard lock(mutex_);
   // Nowhere is left to report a failure of the log itself.
-  (void)write_all(fd_, std::as_bytes(std::span(buffer.data(), buffer.size())));
+  [[maybe_unused]] const Status unreported = write_all(fd_, std::as_bytes(std::span(buffer.data(), buffer.size())));
 }
 
 }  // namespace rhea::base
