@@ -405,9 +405,9 @@ std::vector<FormSpec> forms(RowId row, CpuMode mode) {
   std::vector<FormSpec> result;
   for (Form form : choices)
     for (const SizeChoice& size : size_choices(encoding, mode))
-      for (uint8_t l = 0; l < (encoding.vex ? 2 : 1); ++l) {
+      for (unsigned l = 0; l < (encoding.vex ? 2u : 1u); ++l) {
         if (!(encoding.accept & (l ? accept::kL1 : accept::kL0))) continue;
-        FormSpec spec{.form = form, .operand_size = size.size, .vex_l = l, .rex_w = size.w};
+        FormSpec spec{.form = form, .operand_size = size.size, .vex_l = static_cast<uint8_t>(l), .rex_w = size.w};
         if (encoding.byte_form) spec.operand_size = 1;
         result.push_back(spec);
         if (info.lockable && form == Form::kMemory) spec.prefix = PrefixChoice::kLock, result.push_back(spec);

@@ -3,6 +3,7 @@
 #include "isa/x86/rows.h"
 
 #include <array>
+#include <bit>
 #include <initializer_list>
 #include <iterator>
 
@@ -367,60 +368,59 @@ constexpr void parse_attributes(RowInfo& info, RowEncoding& row, std::string_vie
   }
 }
 
-constexpr RowEncoding make_encoding(std::string_view mnemonic, std::string_view encoding, std::string_view operands,
-                                    std::string_view attributes) {
-  RowEncoding row;
-  RowInfo unused{};
-  parse_encoding(row, encoding);
-  parse_operands(row, operands);
-  parse_attributes(unused, row, attributes);
-  if (mnemonic.find('|') != std::string_view::npos && !row.size_from_w) row.uses_operand_size = true;
-  if (row.default_size == DefaultSize::kD64) row.uses_operand_size = true;
-  return row;
-}
+struct RowColumns {
+  std::string_view name, mnemonic, encoding, operands, flags, feature, attributes;
+  Translation translation;
+};
 
-constexpr RowInfo make_info(std::string_view name, std::string_view mnemonic, std::string_view encoding,
-                            std::string_view operands, std::string_view flags, std::string_view feature,
-                            std::string_view attributes, Translation translation) {
+struct ParsedRow {
   RowInfo info{};
-  RowEncoding row;
-  info.name = name;
-  info.mnemonic = mnemonic;
-  info.encoding = encoding;
-  info.operands = operands;
-  info.feature = feature;
-  info.translation = translation;
-  parse_flags(info, flags);
-  parse_encoding(row, encoding);
-  parse_attributes(info, row, attributes);
-  info.map = row.map;
-  info.opcode = row.opcode;
-  info.memory_only = row.has_modrm && !(row.accept & accept::kRegister);
-  info.register_only = row.has_modrm && !(row.accept & accept::kMemory);
-  return info;
+  RowEncoding encoding{};
+};
+
+constexpr ParsedRow parse_row(const RowColumns& columns) {
+  ParsedRow row;
+  RowInfo& info = row.info;
+  RowEncoding& encoding = row.encoding;
+  info.name = columns.name;
+  info.mnemonic = columns.mnemonic;
+  info.encoding = columns.encoding;
+  info.operands = columns.operands;
+  info.feature = columns.feature;
+  info.translation = columns.translation;
+  parse_flags(info, columns.flags);
+  parse_encoding(encoding, columns.encoding);
+  parse_operands(encoding, columns.operands);
+  parse_attributes(info, encoding, columns.attributes);
+  info.map = encoding.map;
+  info.opcode = encoding.opcode;
+  info.memory_only = encoding.has_modrm && !(encoding.accept & accept::kRegister);
+  info.register_only = encoding.has_modrm && !(encoding.accept & accept::kMemory);
+  if (columns.mnemonic.find('|') != std::string_view::npos && !encoding.size_from_w) encoding.uses_operand_size = true;
+  if (encoding.default_size == DefaultSize::kD64) encoding.uses_operand_size = true;
+  return row;
 }
 
 using enum Translation;
 
-constexpr std::array<RowInfo, kRowCount> kRowInfos = {{
+// One constant per row: compilers limit the work of each constant evaluation, not of all together.
 #define ROW(name, mnemonic, encoding, operands, flags, feature, attributes, translation) \
-  make_info(#name, mnemonic, encoding, operands, flags, feature, attributes, translation),
+  constexpr ParsedRow kRow_##name =                                                      \
+      parse_row({#name, mnemonic, encoding, operands, flags, feature, attributes, translation});
+#include "isa/x86/rows.inc"
+#undef ROW
+
+constexpr std::array<RowInfo, kRowCount> kRowInfos = {{
+#define ROW(name, ...) kRow_##name.info,
 #include "isa/x86/rows.inc"
 #undef ROW
 }};
 
 constexpr std::array<RowEncoding, kRowCount> kEncodings = {{
-#define ROW(name, mnemonic, encoding, operands, flags, feature, attributes, translation) \
-  make_encoding(mnemonic, encoding, operands, attributes),
+#define ROW(name, ...) kRow_##name.encoding,
 #include "isa/x86/rows.inc"
 #undef ROW
 }};
-
-constexpr unsigned bit_count(uint32_t value) {
-  unsigned count = 0;
-  for (; value; value &= value - 1) ++count;
-  return count;
-}
 
 // Buckets the rows by opcode; within an opcode, narrower rows stand first.
 constexpr OpcodeTable build_opcode_table() {
@@ -444,7 +444,7 @@ constexpr OpcodeTable build_opcode_table() {
       OpcodeEntry& entry = table.entries[slot(kEncodings[id]) + i];
       const uint32_t bits = kEncodings[id].accept;
       unsigned at = entry.first + entry.count++;
-      for (; at > entry.first && bit_count(table.candidates[at - 1].accept) > bit_count(bits); --at)
+      for (; at > entry.first && std::popcount(table.candidates[at - 1].accept) > std::popcount(bits); --at)
         table.candidates[at] = table.candidates[at - 1];
       table.candidates[at] = {bits, static_cast<uint16_t>(id)};
     }
