@@ -109,9 +109,15 @@ RHEA_SYSTEM_FUNCTION(aam) {
 }
 
 RHEA_SYSTEM_FUNCTION(aad) {
-  unsigned value = (al(context) + ah(context) * static_cast<uint8_t>(insn.imm)) & 0xff;
+  unsigned left = al(context), right = (ah(context) * static_cast<uint8_t>(insn.imm)) & 0xff;
+  unsigned value = (left + right) & 0xff;
   set_ax(context, 0, value);
-  set_arithmetic_flags(context, result_flags(value, 1));
+  // The undefined flags are those of the addition.
+  uint64_t flags = result_flags(value, 1);
+  if (left + right > 0xff) flags |= rf::kCf;
+  if ((left ^ right ^ value) & 0x10) flags |= rf::kAf;
+  if ((left ^ value) & (right ^ value) & 0x80) flags |= rf::kOf;
+  set_arithmetic_flags(context, flags);
   return finish(context, insn);
 }
 

@@ -30,6 +30,19 @@ void mark_vectors_in_use(Context& context) {
   store_host(word, load_host(word, 8) | 6, 8);
 }
 
+// An MMX instruction makes all tags valid and the top of the stack 0 [SDM-1 9.5.1]; the image holds the
+// registers relative to the top, so they move.
+void enter_mmx(Context& context) {
+  std::byte* image = context.state.xsave.data();
+  const unsigned top = (load_host(image + 2, 2) >> 11) & 7;
+  std::byte physical[8 * 16];
+  for (unsigned i = 0; i < 8; ++i) copy_bytes(physical + 16 * ((i + top) & 7), image + kX87Offset + 16 * i, 16);
+  copy_bytes(image + kX87Offset, physical, sizeof physical);
+  store_host(image + 2, load_host(image + 2, 2) & ~uint64_t{0x3800}, 2);
+  store_host(image + 4, 0xff, 1);
+  store_host(image + kXstateBv, load_host(image + kXstateBv, 8) | 1, 8);
+}
+
 uint64_t wrap_offset(uint64_t offset, unsigned address_size) { return offset & size_mask(address_size); }
 
 uint64_t operand_offset(const Context& context, const Insn& insn) {
@@ -74,6 +87,7 @@ Fallible<void> masked_store(Context& context, const Insn& insn, unsigned size, u
 Fallible<void> masked_bytes(Context& context, const Insn& insn) {
   const bool mmx = insn.operands[0].kind == OperandKind::kMmx;
   const unsigned count = mmx ? 8 : 16;
+  if (mmx) enter_mmx(context);
   std::byte* source = mmx ? context.state.xsave.data() + kX87Offset + 16 * insn.operands[0].reg : lane(context, insn.operands[0].reg, 0);
   std::byte* mask = mmx ? context.state.xsave.data() + kX87Offset + 16 * insn.operands[1].reg : lane(context, insn.operands[1].reg, 0);
   const MmuIndex mmu = current_mmu(context);
@@ -86,12 +100,6 @@ Fallible<void> masked_bytes(Context& context, const Insn& insn) {
       if (!done) return std::unexpected(done.error());
     }
   }
-  if (mmx) {  // an MMX instruction: all tags valid, top of stack 0 [SDM-1 9.5.1]
-    std::byte* image = context.state.xsave.data();
-    store_host(image + 2, load_host(image + 2, 2) & ~uint64_t{0x3800}, 2);
-    store_host(image + 4, 0xff, 1);
-    store_host(image + kXstateBv, load_host(image + kXstateBv, 8) | 1, 8);
-  }
   return {};
 }
 
@@ -103,7 +111,8 @@ Fallible<void> gather(Context& context, const Insn& insn, unsigned index_size, u
   const unsigned count = width / (index_size > size ? index_size : size);
   const uint64_t base = operand_offset(context, insn);
   const uint64_t all_ones = size_mask(size);
-  for (unsigned i = 0; i < count; ++i) write_element(context, mask, i, size, mask_bit(context, mask, i, size) ? all_ones : 0);
+  for (unsigned i = 0; i < 32 / size; ++i)
+    write_element(context, mask, i, size, i < width / size && mask_bit(context, mask, i, size) ? all_ones : 0);
   for (unsigned i = 0; i < count; ++i) {
     if (!mask_bit(context, mask, i, size)) continue;
     const auto displacement = static_cast<uint64_t>(sign_extend(read_element(context, index, i, index_size), index_size)) * insn.mem.scale;
@@ -140,11 +149,12 @@ Fallible<void> run(Context& context, const Insn& insn) {
 }  // namespace
 
 Fallible<Next> execute_masked_memory(Context& context, const Insn& insn) {
-  save_vectors(context);
-  const auto done = run(context, insn);
-  // A gather that faults keeps the elements it has; the other forms have changed nothing then.
-  mark_vectors_in_use(context);
-  load_vectors(context);
+  Fallible<void> done;
+  // The elements are worked on in the saved image, which is live again afterwards; devices may be called meanwhile.
+  with_vectors_saved(context, [&] {
+    done = run(context, insn);
+    mark_vectors_in_use(context);  // a gather that faults keeps the elements it has; the others have changed nothing
+  });
   if (!done) return std::unexpected(done.error());
   return finish(context, insn);
 }

@@ -24,12 +24,15 @@ set(RHEA_DBT_SYSTEM_SOURCES
   system/x87_environment.cpp
 )
 set(RHEA_DBT_SYSTEM_TESTS
+  system/legacy_test.cpp
   system/machine_fake_test.cpp
   system/control_test.cpp
   system/events_test.cpp
   system/far_test.cpp
   system/paging_test.cpp
   system/segments_test.cpp
+  system/state_instructions_test.cpp
+  system/strings_test.cpp
 )
 
 # These run while the guest's vector registers are live: besides -mgeneral-regs-only (set by rhea_module),

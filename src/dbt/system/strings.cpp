@@ -61,7 +61,11 @@ Fallible<Run> find_run(const Job& job, unsigned segment, unsigned reg, Access ac
   Run run;
   run.linear = GUEST_TRY(linear_address(context, segment, offset, job.size, access));
   uint64_t elements = elements_in_page(job, run.linear);
-  if (elements == 0) return run;
+  if (elements == 0) {  // faults come in the order of the accesses: this side's now, whatever the other's
+    GUEST_TRY(translate(context, run.linear, access, job.mmu));
+    GUEST_TRY(translate(context, wrap_linear(context, (run.linear | 0xfff) + 1), access, job.mmu));
+    return run;
+  }
   if (uint64_t limit = elements_to_wrap(job, offset); elements > limit) elements = limit;
   if (elements > wanted) elements = wanted;
   uint64_t back = job.backward ? (elements - 1) * job.size : 0;

@@ -15,6 +15,7 @@ struct Environment {
 };
 
 bool wide_form(const Insn& insn) { return insn.operand_size != 2; }
+unsigned stack_top(uint64_t status) { return (status >> 11) & 7; }
 unsigned environment_bytes(const Insn& insn) { return wide_form(insn) ? 28 : 14; }
 
 // Two bits per physical register: valid, zero, special, empty. [SDM-1 8.1.7]
@@ -28,7 +29,7 @@ unsigned register_tag(const std::byte* value) {
 
 uint16_t full_tags(Context& context) {
   unsigned abridged = static_cast<unsigned>(image_field(context, kFtw, 1));
-  unsigned top = (image_field(context, kFsw, 2) >> 11) & 7;
+  unsigned top = stack_top(image_field(context, kFsw, 2));
   unsigned tags = 0;
   for (unsigned physical = 0; physical < 8; ++physical) {
     unsigned tag = 3;
@@ -54,7 +55,17 @@ Environment live_environment(Context& context) {
           .data = context.fpu_fdp};
 }
 
+// The image lists registers from the top of stack: a new TOP turns the list, the registers stay.
+void move_top(Context& context, unsigned new_top) {
+  unsigned turn = (new_top - stack_top(image_field(context, kFsw, 2))) & 7;
+  if (turn == 0) return;
+  std::byte registers[128];
+  copy_bytes(registers, image(context) + kSt0, 128);
+  for (unsigned i = 0; i < 8; ++i) copy_bytes(image(context) + kSt0 + 16 * i, registers + 16 * ((i + turn) & 7), 16);
+}
+
 void set_environment(Context& context, const Environment& environment) {
+  move_top(context, stack_top(environment.status));
   set_image_field(context, kFcw, 2, environment.control);
   // ES and B say whether an unmasked exception is pending.
   uint16_t status = environment.status & static_cast<uint16_t>(~0x8080);
@@ -114,10 +125,7 @@ Environment decode(const Context& context, const Insn& insn, const std::byte* in
   return environment;
 }
 
-void reset_x87(Context& context) {
-  set_environment(context, Environment{});
-  for (unsigned i = 0; i < 8; ++i) zero_bytes(image(context) + kSt0 + 16 * i + 10, 6);
-}
+void reset_x87(Context& context) { set_environment(context, Environment{}); }
 
 // FLDENV and FRSTOR wait: an unmasked exception of an earlier instruction comes first.
 Fallible<void> check_pending_exception(Context& context) {
