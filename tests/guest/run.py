@@ -31,6 +31,7 @@ GUESTS = [
     Guest("hello"),
     Guest("exceptions"),
     Guest("paging"),
+    Guest("paging32"),
     Guest("rings"),
     Guest("timers"),
     Guest("irq"),

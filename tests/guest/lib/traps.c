@@ -65,7 +65,7 @@ void set_ist(unsigned index, word sp) { tss_put(28 + 8 * index, sp); }
 #endif
 
 static void load_task_register(void) {
-  const word base = (word)tss;
+  const uint64_t base = (word)tss;
   gdt[kTss / 8] = (sizeof tss - 1) | (base & 0xffffff) << 16 | 0x89ull << 40 | (uint64_t)((base >> 24) & 0xff) << 56;
   const uint16_t no_io_map = sizeof tss;
   memcpy(tss + 102, &no_io_map, 2);
