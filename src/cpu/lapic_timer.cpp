@@ -80,8 +80,7 @@ void LapicTimer::set_divide_config(uint32_t value) {
   divide_config_ = value;
   if (mode_ == Mode::kTscDeadline || !running_) return;
   // The count goes on from where it stands, at the new rate.
-  const uint64_t elapsed = static_cast<uint64_t>(done) << divide_shift();
-  start_ns_ = now - std::min(now, elapsed);
+  start_ns_ = now - (static_cast<uint64_t>(done) << divide_shift());
   start_locked();
 }
 
@@ -133,7 +132,7 @@ uint64_t LapicTimer::tsc_deadline() const {
 
 uint32_t LapicTimer::current_count_locked(uint64_t now_ns) const {
   if (mode_ == Mode::kTscDeadline || initial_count_ == 0) return 0;
-  const uint64_t ticks = (now_ns - std::min(now_ns, start_ns_)) >> divide_shift();
+  const uint64_t ticks = (now_ns - start_ns_) >> divide_shift();
   if (mode_ == Mode::kPeriodic) return initial_count_ - static_cast<uint32_t>(ticks % initial_count_);
   return ticks >= initial_count_ ? 0 : initial_count_ - static_cast<uint32_t>(ticks);
 }
@@ -148,9 +147,9 @@ bool LapicTimer::start_locked() {
     timer_->arm(now + static_cast<uint64_t>(std::min<unsigned __int128>(wait, kFarAwayNs)));
     return false;
   }
-  const uint64_t deadline = start_ns_ + period_ns();
-  if (now >= deadline) return expire_locked();
-  timer_->arm(deadline);
+  const uint64_t elapsed = now - start_ns_;
+  if (elapsed >= period_ns()) return expire_locked();
+  timer_->arm(now + (period_ns() - elapsed));
   return false;
 }
 
@@ -165,8 +164,9 @@ bool LapicTimer::expire_locked() {
       // Missed periods merge into one expiry, as in hardware where one request bit stands for them all.
       const uint64_t period = period_ns();
       const uint64_t now = clock_.now_ns();
-      start_ns_ += (now - std::min(now, start_ns_)) / period * period;
-      timer_->arm(std::max(start_ns_ + period, now + std::min(kShortestRearmNs, kFarAwayNs)));
+      const uint64_t into_period = (now - start_ns_) % period;
+      start_ns_ = now - into_period;
+      timer_->arm(now + std::max(period - into_period, kShortestRearmNs));
       break;
     }
     default:
@@ -203,7 +203,7 @@ void LapicTimer::load(const platform::LapicState& state, Mode mode) {
     mode_ = mode;
     initial_count_ = state.initial_count;
     divide_config_ = state.divide_config & 0xb;
-    start_ns_ = std::min(state.timer_start_ns, clock_.now_ns());
+    start_ns_ = state.timer_start_ns;
     tsc_deadline_ = state.tsc_deadline;
     tsc_adjust_ = state.tsc_adjust;
     running_ = state.timer_running && (mode == Mode::kTscDeadline ? tsc_deadline_ != 0 : initial_count_ != 0);

@@ -51,7 +51,7 @@ class LapicTimer {
   Mode mode_ = Mode::kOneShot;
   uint32_t initial_count_ = 0;
   uint32_t divide_config_ = 0;
-  uint64_t start_ns_ = 0;
+  uint64_t start_ns_ = 0;  // modulo 2^64: may lie before the clock's zero; only differences from it are used
   uint64_t tsc_deadline_ = 0;
   uint64_t tsc_adjust_ = 0;
   bool running_ = false;

@@ -21,7 +21,7 @@ namespace {
 constexpr int64_t kSecondNs = 1'000'000'000;
 constexpr int64_t kDaySeconds = 86'400;
 constexpr uint64_t kCrystalHz = 32'768;
-constexpr uint64_t kKib = 1024, kMib = 1024 * kKib, kGib = 1024 * kMib;
+constexpr uint64_t kKib = 1024, kMib = 1024 * kKib;
 
 int64_t floor_div(int64_t value, int64_t by) { return value / by - (value % by < 0 ? 1 : 0); }
 
