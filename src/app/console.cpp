@@ -144,7 +144,8 @@ bool Console::output_writable(int timeout_ms) const {
 void Console::flush_locked() {
   size_t done = 0;
   while (done < output_.size() && !output_broken_ && output_writable(0)) {
-    ssize_t count = ::write(options_.output_fd, output_.data() + done, std::min(output_.size() - done, kOutputChunkBytes));
+    ssize_t count =
+        ::write(options_.output_fd, output_.data() + done, std::min(output_.size() - done, kOutputChunkBytes));
     if (count < 0 && errno == EINTR) continue;
     if (count < 0 && errno == EAGAIN) break;
     if (count < 0) output_broken_ = true;  // the reader is gone; the guest is not to suffer

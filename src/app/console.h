@@ -25,9 +25,9 @@ namespace rhea::app {
 class Console final : public devices::CharBackend {
  public:
   struct Options {
-    int input_fd = -1;          // -1: no input
+    int input_fd = -1;  // -1: no input
     int output_fd = -1;
-    bool escape_keys = false;   // Ctrl-A x, Ctrl-A h, Ctrl-A Ctrl-A
+    bool escape_keys = false;  // Ctrl-A x, Ctrl-A h, Ctrl-A Ctrl-A
     std::function<void()> on_quit;
   };
   // The descriptors stay the caller's.
@@ -54,7 +54,7 @@ class Console final : public devices::CharBackend {
 
   base::EventLoop& loop_;
   Options options_;
-  bool input_polled_ = false;   // epoll watches it; else it is a regular file, always ready
+  bool input_polled_ = false;  // epoll watches it; else it is a regular file, always ready
   bool input_ended_ = false;
   bool input_paused_ = false;
   bool escape_pending_ = false;

@@ -38,7 +38,9 @@ class MachineDebugger final : public Debugger, public debug::DebugTarget {
  private:
   void on_stopped(unsigned vcpu, cpu::StopReason reason) {
     using Reason = debug::StopEvent::Reason;
-    Reason why = reason == cpu::StopReason::kShutdown ? Reason::kShutdown : reason == cpu::StopReason::kDebug ? Reason::kDebug : Reason::kInterrupted;
+    Reason why = reason == cpu::StopReason::kShutdown ? Reason::kShutdown
+                 : reason == cpu::StopReason::kDebug  ? Reason::kDebug
+                                                      : Reason::kInterrupted;
     server_->on_stopped({.reason = why, .vcpu = vcpu});
   }
 
@@ -48,7 +50,8 @@ class MachineDebugger final : public Debugger, public debug::DebugTarget {
 
 }  // namespace
 
-Result<std::unique_ptr<Debugger>> attach_debugger(base::EventLoop& loop, machine::Machine& machine, const std::string& address) {
+Result<std::unique_ptr<Debugger>> attach_debugger(base::EventLoop& loop, machine::Machine& machine,
+                                                  const std::string& address) {
   auto debugger = std::make_unique<MachineDebugger>(machine);
   RHEA_TRY(debugger->listen(loop, address));
   return debugger;

@@ -18,6 +18,7 @@ class Debugger {
 };
 
 // Listens on `address` and connects the machine's stops to whoever comes. The machine outlives the debugger.
-Result<std::unique_ptr<Debugger>> attach_debugger(base::EventLoop& loop, machine::Machine& machine, const std::string& address);
+Result<std::unique_ptr<Debugger>> attach_debugger(base::EventLoop& loop, machine::Machine& machine,
+                                                  const std::string& address);
 
 }  // namespace rhea::app

@@ -19,7 +19,9 @@ Result<machine::EngineFactory> select_engine(const RunOptions& options) {
   return [dbt](const cpu::EngineContext& context) { return engine_dbt::create_dbt_engine(context, dbt); };
 }
 #else
-Result<machine::EngineFactory> select_engine(const RunOptions&) { return fail(ErrorCode::kUnsupported, "no engine is built into this program"); }
+Result<machine::EngineFactory> select_engine(const RunOptions&) {
+  return fail(ErrorCode::kUnsupported, "no engine is built into this program");
+}
 #endif
 
 }  // namespace rhea::app

@@ -24,7 +24,6 @@ constexpr std::array<std::string_view, 2> kClocks = {"host", "instructions"};
 struct Raw {
   std::string memory = "512M", cpus = "1", console, clock = "host", dbt_opt = "1", dbt_verify = "0", dbt_cache = "256M";
   bool no_reboot = false;
-  std::string help_topic;
 };
 
 std::unexpected<Error> usage(std::string message) { return fail(ErrorCode::kInvalidArgument, std::move(message)); }
@@ -32,24 +31,33 @@ std::unexpected<Error> usage(std::string message) { return fail(ErrorCode::kInva
 void add_run_options(CLI::App& run, RunOptions& options, Raw& raw) {
   run.add_option("--kernel", options.kernel, "Kernel: bzImage, vmlinux (ELF), PVH or Multiboot 1")->type_name("FILE");
   run.add_option("--initrd", options.initrds, "Initial RAM disk, or Multiboot module; may be given several times")
-      ->type_name("FILE")->expected(1)->take_all();
+      ->type_name("FILE")
+      ->expected(1)
+      ->take_all();
   run.add_option("--append", options.command_line, "Kernel command line")->type_name("STRING");
   run.add_option("-m,--memory", raw.memory, "Guest memory: 512M, 4G, ... (default 512M)")->type_name("SIZE");
   run.add_option("-c,--cpus", raw.cpus, "Number of processors (default 1)")->type_name("N");
-  run.add_option("--cpu", options.cpu_model, "Processor model: x86-64-v2, x86-64-v3, max (default max)")->type_name("MODEL");
+  run.add_option("--cpu", options.cpu_model, "Processor model: x86-64-v2, x86-64-v3, max (default max)")
+      ->type_name("MODEL");
   run.add_option("--engine", options.engine, "Engine: auto, dbt, kvm (default auto)")->type_name("ENGINE");
   run.add_option("--name", options.name, "Name of the virtual machine")->type_name("NAME");
-  run.add_option("--console", raw.console, "Serial console: tty, stdio, file:PATH, none (default tty on a terminal, else stdio)")->type_name("KIND");
+  run.add_option("--console", raw.console,
+                 "Serial console: tty, stdio, file:PATH, none (default tty on a terminal, else stdio)")
+      ->type_name("KIND");
   run.add_flag("--no-reboot", raw.no_reboot, "End with status 4 where the guest asks for a reset");
   run.add_option("--trace", options.traces, "Trace categories, comma-separated, or all")->type_name("CATEGORY");
   run.add_flag("--stats", options.statistics, "Print statistics at the end");
   run.add_flag("--debug-exit", options.debug_exit, "Port 0xf4 ends the VM: writing v exits with status (v << 1) | 1");
-  run.add_option("--debugcon", options.debugcon, "Output of port 0xe9 goes to a file or stdio")->type_name("PATH|stdio");
+  run.add_option("--debugcon", options.debugcon, "Output of port 0xe9 goes to a file or stdio")
+      ->type_name("PATH|stdio");
   run.add_option("--gdb", options.gdb, "Serve gdb on tcp:HOST:PORT or unix:PATH")->type_name("ADDRESS");
   run.add_flag("--gdb-wait", options.gdb_wait, "Do not start the guest until the debugger continues it");
-  run.add_option("--clock", raw.clock, "Guest time: host, or instructions (deterministic) (default host)")->type_name("CLOCK");
-  run.add_option("--dbt-opt", raw.dbt_opt, "Translator: 0 is the reference mode, 1 optimises (default 1)")->type_name("N");
-  run.add_option("--dbt-verify", raw.dbt_verify, "Compare optimised with reference translation every N blocks")->type_name("N");
+  run.add_option("--clock", raw.clock, "Guest time: host, or instructions (deterministic) (default host)")
+      ->type_name("CLOCK");
+  run.add_option("--dbt-opt", raw.dbt_opt, "Translator: 0 is the reference mode, 1 optimises (default 1)")
+      ->type_name("N");
+  run.add_option("--dbt-verify", raw.dbt_verify, "Compare optimised with reference translation every N blocks")
+      ->type_name("N");
   run.add_option("--dbt-cache", raw.dbt_cache, "Size of the translator's code cache (default 256M)")->type_name("SIZE");
   run.add_option("--dbt-perf-map", options.dbt_perf_map, "Write a map of translated code for perf")->type_name("PATH");
 }
@@ -81,7 +89,8 @@ Result<uint64_t> size(std::string_view option, std::string_view text) {
 }
 
 template <size_t N>
-std::unexpected<Error> unknown_choice(std::string_view option, std::string_view value, const std::array<std::string_view, N>& choices) {
+std::unexpected<Error> unknown_choice(std::string_view option, std::string_view value,
+                                      const std::array<std::string_view, N>& choices) {
   std::string hint = base::did_you_mean(value, choices);
   if (hint.empty()) hint = fmt::format(" (one of: {})", fmt::join(choices, ", "));
   return usage(fmt::format("unknown {} '{}'{}", option, value, hint));
@@ -138,13 +147,24 @@ Result<Invocation> parse_command_line(int argc, const char* const* argv) {
   add_run_options(*run, options, raw);
   run->set_help_flag("-h,--help", "Print this help");
   run->allow_extras();
-  run->footer("Exit status: 0 the guest powered off, 1 host error, 2 usage, 3 the guest died, 4 reset asked for under --no-reboot.");
+  run->footer(
+      "Exit status: 0 the guest powered off, 1 host error, 2 usage, 3 the guest died, 4 reset asked for under "
+      "--no-reboot.");
   CLI::App* version = app.add_subcommand("version", "Print the version");
-  CLI::App* help = app.add_subcommand("help", "Explain a command");
-  help->add_option("command", raw.help_topic, "Command to explain");
+  CLI::App* help = app.add_subcommand("help", "Explain a command: help run");
   for (CLI::App* command : {version, help}) {
     command->set_help_flag("-h,--help", "Print this help");
     command->allow_extras();
+  }
+
+  // By hand: to CLI11 the word after `help` would be the command itself.
+  if (argc >= 2 && argv[1] == std::string_view("help")) {
+    if (argc == 2) return Invocation{.run = std::nullopt, .print = app.help()};
+    const std::string_view topic = argv[2];
+    for (CLI::App* command : {run, version, help}) {
+      if (command->get_name() == topic) return Invocation{.run = std::nullopt, .print = command->help("rhea")};
+    }
+    return usage(fmt::format("unknown command '{}'{}", topic, base::did_you_mean(topic, kCommands)));
   }
 
   try {
@@ -158,13 +178,6 @@ Result<Invocation> parse_command_line(int argc, const char* const* argv) {
   }
 
   if (version->parsed()) return Invocation{.run = std::nullopt, .print = fmt::format("{}\n", kVersion)};
-  if (help->parsed()) {
-    if (raw.help_topic.empty()) return Invocation{.run = std::nullopt, .print = app.help()};
-    for (CLI::App* topic : {run, version, help}) {
-      if (topic->get_name() == raw.help_topic) return Invocation{.run = std::nullopt, .print = topic->help("rhea")};
-    }
-    return usage(fmt::format("unknown command '{}'{}", raw.help_topic, base::did_you_mean(raw.help_topic, kCommands)));
-  }
   if (!run->parsed()) {
     std::vector<std::string> rest = app.remaining(true);
     if (rest.empty()) return usage("no command given; `rhea --help` shows all");

@@ -30,12 +30,12 @@ using machine::Machine;
 using machine::MachineExit;
 
 Status check_host_memory(uint64_t memory_bytes) {
-  struct sysinfo info {};
+  struct sysinfo info{};
   if (sysinfo(&info) != 0) return {};
   const uint64_t host_bytes = (uint64_t{info.totalram} + info.totalswap) * info.mem_unit;
   if (memory_bytes <= host_bytes) return {};
-  return fail(ErrorCode::kInvalidArgument,
-              fmt::format("memory of {} is more than this host has ({} MiB)", base::format_size(memory_bytes), host_bytes >> 20));
+  return fail(ErrorCode::kInvalidArgument, fmt::format("memory of {} is more than this host has ({} MiB)",
+                                                       base::format_size(memory_bytes), host_bytes >> 20));
 }
 
 // Everything that lives as long as the machine, destroyed in reverse order: the terminal is restored last but
@@ -79,7 +79,8 @@ Status Session::open_console() {
       console.output_fd = console_file_.get();
       break;
     case ConsoleKind::kTty:
-      if (!isatty(STDIN_FILENO)) return fail(ErrorCode::kInvalidArgument, "--console tty needs a terminal as standard input; use stdio");
+      if (!isatty(STDIN_FILENO))
+        return fail(ErrorCode::kInvalidArgument, "--console tty needs a terminal as standard input; use stdio");
       terminal_ = RHEA_TRY(RawTerminal::create(STDIN_FILENO));
       console.escape_keys = true;
       console.on_quit = [this] { end_machine(); };
@@ -144,15 +145,15 @@ void Session::end_machine() {
   if (machine_) machine_->request_stop();
 }
 
-// SIGTERM and SIGINT ask the guest to power off; the second one ends it. A hang-up ends it at once.
+// SIGTERM and SIGINT ask the guest to power off; the second one ends it, and so does the first where the guest has
+// no ear for it. A hang-up ends it at once.
 void Session::on_signal(int signo) {
   if (signo == SIGCONT) {
     if (terminal_) terminal_->enter_raw();
     return;
   }
   if (signo != SIGHUP && !std::exchange(power_button_pressed_, true)) {
-    machine_->press_power_button();
-    return;
+    if (machine_->press_power_button()) return;
   }
   killed_ = true;
   end_machine();
@@ -167,7 +168,8 @@ Result<MachineExit> Session::run() {
   RHEA_TRY(open_debugcon());
   RHEA_TRY(open_console());
   // Before there are other threads: they inherit the mask.
-  signals_ = RHEA_TRY(base::SignalWatch::create(*loop_, {SIGTERM, SIGINT, SIGHUP, SIGCONT}, [this](int signo) { on_signal(signo); }));
+  signals_ = RHEA_TRY(
+      base::SignalWatch::create(*loop_, {SIGTERM, SIGINT, SIGHUP, SIGCONT}, [this](int signo) { on_signal(signo); }));
   RHEA_TRY(create_machine());
   if (!options_.gdb.empty()) {
     debugger_ = RHEA_TRY(attach_debugger(*loop_, *machine_, options_.gdb));

@@ -104,7 +104,8 @@ TEST(AcpiTables, AreReachableAndSummed) {
     ByteImage image = build_acpi_tables(platform_of(cpus), kBase);
     EXPECT_LE(image.size(), 0x10000u);
     auto tables = walk(image);
-    for (const char* name : {"RSDT", "XSDT", "FACP", "FACS", "DSDT", "APIC", "MCFG"}) EXPECT_TRUE(tables.contains(name)) << name;
+    for (const char* name : {"RSDT", "XSDT", "FACP", "FACS", "DSDT", "APIC", "MCFG"})
+      EXPECT_TRUE(tables.contains(name)) << name;
   }
 }
 
@@ -139,7 +140,8 @@ TEST(AcpiTables, SurviveTheAcpicaCompiler) {
   for (unsigned cpus : {1u, 300u}) {
     for (const auto& [name, bytes] : walk(build_acpi_tables(platform_of(cpus), kBase))) {
       std::string base = folder + "/" + name;
-      std::ofstream(base + ".dat", std::ios::binary).write(reinterpret_cast<const char*>(bytes.data()), static_cast<long>(bytes.size()));
+      std::ofstream(base + ".dat", std::ios::binary)
+          .write(reinterpret_cast<const char*>(bytes.data()), static_cast<long>(bytes.size()));
       CommandResult taken_apart = run("cd " + folder + " && iasl -d " + name + ".dat");
       EXPECT_EQ(taken_apart.status, 0) << taken_apart.output;
       EXPECT_EQ(taken_apart.output.find("Error"), std::string::npos) << taken_apart.output;

@@ -9,8 +9,8 @@ namespace {
 
 constexpr uint8_t kZeroOp = 0x00, kOneOp = 0x01, kNameOp = 0x08, kBytePrefix = 0x0a, kWordPrefix = 0x0b,
                   kDWordPrefix = 0x0c, kStringPrefix = 0x0d, kQWordPrefix = 0x0e, kScopeOp = 0x10, kBufferOp = 0x11,
-                  kPackageOp = 0x12, kMethodOp = 0x14, kDualNamePrefix = 0x2e, kMultiNamePrefix = 0x2f, kExtPrefix = 0x5b,
-                  kLocal0Op = 0x60, kArg0Op = 0x68, kStoreOp = 0x70, kAndOp = 0x7b, kOrOp = 0x7d,
+                  kPackageOp = 0x12, kMethodOp = 0x14, kDualNamePrefix = 0x2e, kMultiNamePrefix = 0x2f,
+                  kExtPrefix = 0x5b, kLocal0Op = 0x60, kArg0Op = 0x68, kStoreOp = 0x70, kAndOp = 0x7b, kOrOp = 0x7d,
                   kCreateDWordFieldOp = 0x8a, kEqualOp = 0x93, kIfOp = 0xa0, kElseOp = 0xa1, kReturnOp = 0xa4,
                   kOnesOp = 0xff;
 constexpr uint8_t kExtDeviceOp = 0x82;
@@ -67,7 +67,8 @@ Term eisa_id(std::string_view id) {
   RHEA_CHECK(id.size() == 7);
   uint32_t value = 0;
   for (size_t i = 0; i < 3; ++i) value = (value << 5) | static_cast<uint32_t>(id[i] - '@');
-  for (size_t i = 3; i < 7; ++i) value = (value << 4) | static_cast<uint32_t>(id[i] <= '9' ? id[i] - '0' : id[i] - 'A' + 10);
+  for (size_t i = 3; i < 7; ++i)
+    value = (value << 4) | static_cast<uint32_t>(id[i] <= '9' ? id[i] - '0' : id[i] - 'A' + 10);
   return std::move(Term().u8(kDWordPrefix).u32(__builtin_bswap32(value)));
 }
 
@@ -81,7 +82,8 @@ Term uuid(std::string_view text) {
   RHEA_CHECK(text.size() == 36);
   auto digit = [](char c) { return static_cast<uint8_t>(c <= '9' ? c - '0' : (c | 0x20) - 'a' + 10); };
   ByteImage bytes;
-  for (uint8_t position : kPositions) bytes.u8(static_cast<uint8_t>(digit(text[position]) << 4 | digit(text[position + 1])));
+  for (uint8_t position : kPositions)
+    bytes.u8(static_cast<uint8_t>(digit(text[position]) << 4 | digit(text[position + 1])));
   return buffer(bytes.span());
 }
 
@@ -111,9 +113,13 @@ Term path(std::string_view name) {
   return term;
 }
 
-Term name(std::string_view name, const Term& value) { return std::move(Term().u8(kNameOp).bytes(path(name).span()).bytes(value.span())); }
+Term name(std::string_view name, const Term& value) {
+  return std::move(Term().u8(kNameOp).bytes(path(name).span()).bytes(value.span()));
+}
 
-Term scope(std::string_view name, const Terms& body) { return with_length({kScopeOp}, sequence({path(name), sequence(body)})); }
+Term scope(std::string_view name, const Terms& body) {
+  return with_length({kScopeOp}, sequence({path(name), sequence(body)}));
+}
 
 Term device(std::string_view name, const Terms& body) {
   return with_length({kExtPrefix, kExtDeviceOp}, sequence({path(name), sequence(body)}));
@@ -155,7 +161,7 @@ constexpr uint8_t kSmallIrq = 0x22, kSmallIo = 0x47, kEndTag = 0x79;
 constexpr uint8_t kLargeMemory32Fixed = 0x86, kLargeDWordSpace = 0x87, kLargeWordSpace = 0x88, kLargeInterrupt = 0x89,
                   kLargeQWordSpace = 0x8a;
 constexpr uint8_t kSpaceMemory = 0, kSpaceIo = 1, kSpaceBus = 2;
-constexpr uint8_t kMinMaxFixed = 0x0c;                       // producer, positive decode
+constexpr uint8_t kMinMaxFixed = 0x0c;  // producer, positive decode
 constexpr uint8_t kMemoryReadWrite = 0x01, kIoEntireRange = 0x03;
 
 }  // namespace

@@ -24,7 +24,7 @@ Term integer(uint64_t value);
 Term string(std::string_view text);
 Term eisa_id(std::string_view id);  // "PNP0A08"
 Term buffer(std::span<const std::byte> data);
-Term uuid(std::string_view text);   // a 16-byte buffer in ToUUID order
+Term uuid(std::string_view text);  // a 16-byte buffer in ToUUID order
 Term package(const Terms& elements);
 Term path(std::string_view name);
 
@@ -49,15 +49,15 @@ Term create_dword_field(const Term& buffer, uint64_t byte_index, std::string_vie
 // Resource templates. [ACPI-6.5 6.4]
 class Resources {
  public:
-  Resources& io(uint16_t port, uint8_t length);                             // fixed ports, 16-bit decode
-  Resources& irq(unsigned isa_irq);                                         // edge, active high, exclusive
-  Resources& memory32(uint32_t base, uint32_t length);                      // fixed, read-write
+  Resources& io(uint16_t port, uint8_t length);         // fixed ports, 16-bit decode
+  Resources& irq(unsigned isa_irq);                     // edge, active high, exclusive
+  Resources& memory32(uint32_t base, uint32_t length);  // fixed, read-write
   Resources& bus_numbers(uint16_t first, uint16_t last);
-  Resources& io_window(uint16_t first, uint16_t last);                      // producer: forwarded to the bus
-  Resources& memory_window(uint32_t first, uint32_t last);                  // producer, not cacheable
-  Resources& memory_window64(uint64_t first, uint64_t last);                // producer, not cacheable
-  Resources& level_interrupt(uint32_t gsi);                                 // consumer, level, active high, shared
-  Term buffer() const;                                                      // with its end tag
+  Resources& io_window(uint16_t first, uint16_t last);        // producer: forwarded to the bus
+  Resources& memory_window(uint32_t first, uint32_t last);    // producer, not cacheable
+  Resources& memory_window64(uint64_t first, uint64_t last);  // producer, not cacheable
+  Resources& level_interrupt(uint32_t gsi);                   // consumer, level, active high, shared
+  Term buffer() const;                                        // with its end tag
 
  private:
   ByteImage bytes_;

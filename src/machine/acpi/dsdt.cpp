@@ -22,9 +22,10 @@ std::string link_name(unsigned gsi) { return fmt::format("GSI{}", static_cast<ch
 
 Term interrupt_link(unsigned gsi) {
   Term interrupt = Resources().level_interrupt(gsi).buffer();
-  return device(link_name(gsi), {name("_HID", eisa_id("PNP0C0F")), name("_UID", integer(gsi)), name("_STA", integer(kPresentEnabledShown)),
-                                 name("_PRS", interrupt), name("_CRS", interrupt),
-                                 method("_SRS", 1, Serialized::kNo, {}), method("_DIS", 0, Serialized::kNo, {})});
+  return device(link_name(gsi),
+                {name("_HID", eisa_id("PNP0C0F")), name("_UID", integer(gsi)),
+                 name("_STA", integer(kPresentEnabledShown)), name("_PRS", interrupt), name("_CRS", interrupt),
+                 method("_SRS", 1, Serialized::kNo, {}), method("_DIS", 0, Serialized::kNo, {})});
 }
 
 Term routing_table() {
@@ -32,7 +33,8 @@ Term routing_table() {
   for (unsigned slot = 0; slot < 32; ++slot) {
     for (unsigned pin = 0; pin < 4; ++pin) {
       unsigned gsi = devices::PciBus::intx_gsi(static_cast<uint8_t>(slot), static_cast<uint8_t>(pin));
-      entries.push_back(package({integer((uint64_t{slot} << 16) | 0xffff), integer(pin), path("\\_SB." + link_name(gsi)), integer(0)}));
+      entries.push_back(package(
+          {integer((uint64_t{slot} << 16) | 0xffff), integer(pin), path("\\_SB." + link_name(gsi)), integer(0)}));
     }
   }
   return name("_PRT", package(entries));
@@ -42,9 +44,12 @@ Term host_bridge_resources(const PlatformDescription& platform) {
   Resources resources;
   resources.bus_numbers(0, 255).io(0xcf8, 8).io_window(0, 0x0cf7).io_window(0x0d00, 0xffff);
   resources.memory_window(0xa0000, 0xbffff);
-  if (platform.mmio_low_end > platform.mmio_low_start) resources.memory_window(platform.mmio_low_start, platform.mmio_low_end - 1);
-  if (platform.mmio_high_end > platform.mmio_high_start) resources.memory_window(platform.mmio_high_start, platform.mmio_high_end - 1);
-  if (platform.mmio64_end > platform.mmio64_start) resources.memory_window64(platform.mmio64_start, platform.mmio64_end - 1);
+  if (platform.mmio_low_end > platform.mmio_low_start)
+    resources.memory_window(platform.mmio_low_start, platform.mmio_low_end - 1);
+  if (platform.mmio_high_end > platform.mmio_high_start)
+    resources.memory_window(platform.mmio_high_start, platform.mmio_high_end - 1);
+  if (platform.mmio64_end > platform.mmio64_start)
+    resources.memory_window64(platform.mmio64_start, platform.mmio64_end - 1);
   return name("_CRS", resources.buffer());
 }
 
@@ -55,20 +60,26 @@ Term operating_system_capabilities() {
   return method("_OSC", 4, Serialized::kYes,
                 {create_dword_field(arg(3), 0, "CDW1"),
                  if_else(equal(arg(0), uuid(kPciHostBridge)),
-                         {create_dword_field(arg(3), 8, "CDW3"), bit_and(path("CDW3"), integer(kCapabilityControl), path("CDW3"))},
+                         {create_dword_field(arg(3), 8, "CDW3"),
+                          bit_and(path("CDW3"), integer(kCapabilityControl), path("CDW3"))},
                          {bit_or(path("CDW1"), integer(kUnknownUuid), path("CDW1"))}),
                  return_value(arg(3))});
 }
 
 Term isa_device(std::string_view device_name, std::string_view id, const Resources& resources, Terms extra = {}) {
-  Terms body = {name("_HID", eisa_id(id)), name("_STA", integer(kPresentEnabledShown)), name("_CRS", resources.buffer())};
+  Terms body = {name("_HID", eisa_id(id)), name("_STA", integer(kPresentEnabledShown)),
+                name("_CRS", resources.buffer())};
   for (Term& term : extra) body.push_back(std::move(term));
   return device(device_name, body);
 }
 
 Term lpc_bridge(const PlatformDescription& platform) {
   auto board = Resources()
-                   .io(0x61, 1).io(0x80, 1).io(0x92, 1).io(pm::kSmiCommandPort, 2).io(0x4d0, 2)
+                   .io(0x61, 1)
+                   .io(0x80, 1)
+                   .io(0x92, 1)
+                   .io(pm::kSmiCommandPort, 2)
+                   .io(0x4d0, 2)
                    .io(platform.pm_base, pm::kBlockBytes)
                    .memory32(static_cast<uint32_t>(platform.ecam_base), 256u << 20);
   return device("LPC", {name("_ADR", integer(0x001f0000)),
@@ -85,7 +96,8 @@ Term lpc_bridge(const PlatformDescription& platform) {
 Term pci_root(const PlatformDescription& platform) {
   return device("PCI0", {name("_HID", eisa_id("PNP0A08")), name("_CID", eisa_id("PNP0A03")), name("_UID", integer(0)),
                          name("_SEG", integer(0)), name("_BBN", integer(0)), name("_CBA", integer(platform.ecam_base)),
-                         host_bridge_resources(platform), routing_table(), operating_system_capabilities(), lpc_bridge(platform)});
+                         host_bridge_resources(platform), routing_table(), operating_system_capabilities(),
+                         lpc_bridge(platform)});
 }
 
 }  // namespace
@@ -93,14 +105,15 @@ Term pci_root(const PlatformDescription& platform) {
 ByteImage build_dsdt_aml(const PlatformDescription& platform) {
   Terms board;
   for (unsigned cpu = 0; cpu < platform.cpu_count; ++cpu)
-    board.push_back(device(fmt::format("C{:03X}", cpu), {name("_HID", string("ACPI0007")), name("_UID", integer(cpu))}));
+    board.push_back(
+        device(fmt::format("C{:03X}", cpu), {name("_HID", string("ACPI0007")), name("_UID", integer(cpu))}));
   for (unsigned i = 0; i < kPciLinks; ++i) board.push_back(interrupt_link(kFirstPciGsi + i));
   board.push_back(pci_root(platform));
 
-  return sequence({name("\\_S5", package({integer(pm::kSleepTypeS5), integer(pm::kSleepTypeS5), integer(0), integer(0)})),
-                   name("\\PICF", integer(0)),
-                   method("\\_PIC", 1, Serialized::kNo, {store(arg(0), path("\\PICF"))}),
-                   scope("\\_SB", board)});
+  return sequence(
+      {name("\\_S5", package({integer(pm::kSleepTypeS5), integer(pm::kSleepTypeS5), integer(0), integer(0)})),
+       name("\\PICF", integer(0)), method("\\_PIC", 1, Serialized::kNo, {store(arg(0), path("\\PICF"))}),
+       scope("\\_SB", board)});
 }
 
 }  // namespace rhea::machine

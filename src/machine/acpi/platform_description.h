@@ -8,18 +8,18 @@
 namespace rhea::machine {
 
 struct PlatformDescription {
-  unsigned cpu_count = 1;            // LAPIC IDs 0 .. cpu_count-1
-  uint64_t low_ram_bytes = 0;        // RAM from 0 up to the PCI hole
-  uint64_t high_ram_bytes = 0;       // RAM from 4 GiB
-  uint64_t ecam_base = 0;            // 256 MiB for buses 0-255
-  uint32_t mmio_low_start = 0;       // PCI window between RAM and ECAM
-  uint32_t mmio_low_end = 0;         // exclusive
-  uint32_t mmio_high_start = 0;      // PCI window between ECAM and the chips below 4 GiB
+  unsigned cpu_count = 1;        // LAPIC IDs 0 .. cpu_count-1
+  uint64_t low_ram_bytes = 0;    // RAM from 0 up to the PCI hole
+  uint64_t high_ram_bytes = 0;   // RAM from 4 GiB
+  uint64_t ecam_base = 0;        // 256 MiB for buses 0-255
+  uint32_t mmio_low_start = 0;   // PCI window between RAM and ECAM
+  uint32_t mmio_low_end = 0;     // exclusive
+  uint32_t mmio_high_start = 0;  // PCI window between ECAM and the chips below 4 GiB
   uint32_t mmio_high_end = 0;
-  uint64_t mmio64_start = 0;         // PCI window above RAM; empty if the two are equal
+  uint64_t mmio64_start = 0;  // PCI window above RAM; empty if the two are equal
   uint64_t mmio64_end = 0;
   uint16_t pm_base = 0x600;
-  std::string name;                  // of the virtual machine, for SMBIOS
+  std::string name;  // of the virtual machine, for SMBIOS
 };
 
 }  // namespace rhea::machine

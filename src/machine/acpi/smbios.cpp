@@ -86,12 +86,14 @@ void add_processor(Builder& builder, const PlatformDescription& platform) {
   constexpr uint8_t kCentralProcessor = 3, kOtherFamily = 1, kEnabledSocket = 0x41, kUpgradeOther = 1;
   constexpr uint16_t k64Bit = 1u << 2, kMultiCore = 1u << 3, kUnknownCache = 0xffff;
   Structure structure(4, kHandleProcessor);
-  uint8_t socket = structure.string("CPU 0"), maker = structure.string("Rhea"), version = structure.string("Virtual processor");
+  uint8_t socket = structure.string("CPU 0"), maker = structure.string("Rhea"),
+          version = structure.string("Virtual processor");
   const auto cores = static_cast<uint8_t>(std::min(platform.cpu_count, 255u));
   structure.fields().u8(socket).u8(kCentralProcessor).u8(kOtherFamily).u8(maker).u64(0).u8(version).u8(0);
   structure.fields().u16(0).u16(0).u16(0).u8(kEnabledSocket).u8(kUpgradeOther);
   structure.fields().u16(kUnknownCache).u16(kUnknownCache).u16(kUnknownCache).u8(0).u8(0).u8(0);
-  structure.fields().u8(cores).u8(cores).u8(cores).u16(static_cast<uint16_t>(k64Bit | (platform.cpu_count > 1 ? kMultiCore : 0)));
+  structure.fields().u8(cores).u8(cores).u8(cores).u16(
+      static_cast<uint16_t>(k64Bit | (platform.cpu_count > 1 ? kMultiCore : 0)));
   structure.fields().u16(kOtherFamily);
   for (int i = 0; i < 3; ++i) structure.fields().u16(static_cast<uint16_t>(platform.cpu_count));
   builder.add(std::move(structure));
@@ -114,7 +116,12 @@ void add_memory(Builder& builder, const PlatformDescription& platform) {
   const uint64_t mib = bytes >> 20;
   uint8_t locator = module.string("DIMM 0"), maker = module.string("Rhea");
   module.fields().u16(kHandleMemoryArray).u16(kNoErrorInformation).u16(0xffff).u16(0xffff);
-  module.fields().u16(mib >= kExtendedSize ? kExtendedSize : static_cast<uint16_t>(mib)).u8(kDimm).u8(0).u8(locator).u8(0);
+  module.fields()
+      .u16(mib >= kExtendedSize ? kExtendedSize : static_cast<uint16_t>(mib))
+      .u8(kDimm)
+      .u8(0)
+      .u8(locator)
+      .u8(0);
   module.fields().u8(kRam).u16(1u << 1).u16(0).u8(maker).u8(0).u8(0).u8(0).u8(0);
   module.fields().u32(mib >= kExtendedSize ? static_cast<uint32_t>(mib) : 0).u16(0).u16(0).u16(0).u16(0);
   builder.add(std::move(module));
@@ -123,7 +130,9 @@ void add_memory(Builder& builder, const PlatformDescription& platform) {
     Structure range(19, handle);
     uint64_t last_kib = (start + size - 1) >> 10;
     bool wide = last_kib >= 0xffffffff;
-    range.fields().u32(wide ? 0xffffffff : static_cast<uint32_t>(start >> 10)).u32(wide ? 0xffffffff : static_cast<uint32_t>(last_kib));
+    range.fields()
+        .u32(wide ? 0xffffffff : static_cast<uint32_t>(start >> 10))
+        .u32(wide ? 0xffffffff : static_cast<uint32_t>(last_kib));
     range.fields().u16(kHandleMemoryArray).u8(1).u64(wide ? start : 0).u64(wide ? start + size - 1 : 0);
     builder.add(std::move(range));
   };
@@ -133,7 +142,16 @@ void add_memory(Builder& builder, const PlatformDescription& platform) {
 
 ByteImage entry_point64(uint32_t table, size_t table_bytes) {
   ByteImage entry;
-  entry.text("_SM3_").u8(0).u8(kEntry64Bytes).u8(3).u8(6).u8(0).u8(1).u8(0).u32(static_cast<uint32_t>(table_bytes)).u64(table);
+  entry.text("_SM3_")
+      .u8(0)
+      .u8(kEntry64Bytes)
+      .u8(3)
+      .u8(6)
+      .u8(0)
+      .u8(1)
+      .u8(0)
+      .u32(static_cast<uint32_t>(table_bytes))
+      .u64(table);
   entry.put_checksum(5, 0, kEntry64Bytes);
   return entry;
 }

@@ -57,13 +57,14 @@ void append_port(ByteImage& table, uint16_t port, unsigned bytes, unsigned acces
 
 // [ACPI-6.5 5.2.9]
 ByteImage build_fadt(const PlatformDescription& platform, uint64_t facs, uint64_t dsdt) {
-  constexpr uint32_t kWbinvd = 1u << 0, kC1Everywhere = 1u << 2, kNoFixedSleepButton = 1u << 5, kNoRtcWakeStatus = 1u << 6,
-                     kTimer32Bit = 1u << 8, kResetRegister = 1u << 10;
+  constexpr uint32_t kWbinvd = 1u << 0, kC1Everywhere = 1u << 2, kNoFixedSleepButton = 1u << 5,
+                     kNoRtcWakeStatus = 1u << 6, kTimer32Bit = 1u << 8, kResetRegister = 1u << 10;
   constexpr uint16_t kLegacyDevices = 1u << 0, kKeyboardController = 1u << 1, kNoVga = 1u << 2;
   constexpr uint16_t kNoC2LatencyUs = 0xfff, kNoC3LatencyUs = 0xfff;
   constexpr uint8_t kRtcCentury = 0x32;
   const uint16_t base = platform.pm_base;
-  const auto event = static_cast<uint16_t>(base + pm::kPm1Event), control = static_cast<uint16_t>(base + pm::kPm1Control);
+  const auto event = static_cast<uint16_t>(base + pm::kPm1Event),
+             control = static_cast<uint16_t>(base + pm::kPm1Control);
   const auto timer = static_cast<uint16_t>(base + pm::kTimer), gpe0 = static_cast<uint16_t>(base + pm::kGpe0);
 
   ByteImage table = start_table("FACP", 6);
@@ -76,7 +77,7 @@ ByteImage build_fadt(const PlatformDescription& platform, uint64_t facs, uint64_
   table.u32(kWbinvd | kC1Everywhere | kNoFixedSleepButton | kNoRtcWakeStatus | kTimer32Bit | kResetRegister);
   append_port(table, devices::ResetRegister::kPort, 1, 1);
   table.u8(devices::ResetRegister::kResetValue).u16(0).u8(5);  // minor version 6.5
-  table.u64(0).u64(dsdt);  // X_FIRMWARE_CTRL stays zero: FIRMWARE_CTRL is used
+  table.u64(0).u64(dsdt);                                      // X_FIRMWARE_CTRL stays zero: FIRMWARE_CTRL is used
   append_port(table, event, 4, 2);
   append_port(table, 0, 0, 0);
   append_port(table, control, 2, 2);

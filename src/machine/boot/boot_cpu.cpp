@@ -11,7 +11,7 @@ namespace {
 
 using cpu::CpuState;
 
-constexpr uint64_t kLowMemoryStart = 0x1000;   // page 0 keeps the interrupt vectors and the BIOS data area
+constexpr uint64_t kLowMemoryStart = 0x1000;  // page 0 keeps the interrupt vectors and the BIOS data area
 constexpr uint64_t kLowMemoryEnd = 0x9fc00;
 
 // Attributes as cpu::Segment holds them. [SDM-3A 3.4.5]
@@ -32,7 +32,8 @@ void set_common(CpuState& state, uint64_t gdt_address, uint16_t code_attributes)
   state.gdtr = {.base = gdt_address, .limit = 5 * 8 - 1};
   state.idtr = {.base = 0, .limit = 0};
   set_flat(state.segment[cpu::kCs], kBootCode, code_attributes);
-  for (auto index : {cpu::kDs, cpu::kEs, cpu::kSs, cpu::kFs, cpu::kGs}) set_flat(state.segment[index], kBootData, kData);
+  for (auto index : {cpu::kDs, cpu::kEs, cpu::kSs, cpu::kFs, cpu::kGs})
+    set_flat(state.segment[index], kBootData, kData);
   state.segment[cpu::kTr] = {.base = 0, .limit = 0x67, .selector = kBootTss, .attributes = kTss32Busy};
   state.segment[cpu::kLdtr] = {.base = 0, .limit = 0xffff, .selector = 0, .attributes = 0x0082};
   state.cr0 = cpu::cr0::kPe | cpu::cr0::kEt | cpu::cr0::kNe;
@@ -48,8 +49,10 @@ Result<uint64_t> write_boot_gdt(memory::GuestMemory& memory, Placement& placemen
   table.u64(0).u64(descriptor(kCode32, 0xfffff));
   table.u64(descriptor(mode == BootMode::kLong64 ? kCode64 : kCode32, 0xfffff)).u64(descriptor(kData, 0xfffff));
   table.u64(descriptor(kTss32Busy, 0x67));
-  uint64_t address = RHEA_TRY(placement.claim_low(table.size(), 16, kLowMemoryStart, kLowMemoryEnd, "the boot descriptor table"));
-  if (!memory.write({address}, table.span())) return fail(ErrorCode::kInternal, "cannot write the boot descriptor table");
+  uint64_t address =
+      RHEA_TRY(placement.claim_low(table.size(), 16, kLowMemoryStart, kLowMemoryEnd, "the boot descriptor table"));
+  if (!memory.write({address}, table.span()))
+    return fail(ErrorCode::kInternal, "cannot write the boot descriptor table");
   return address;
 }
 
@@ -58,16 +61,19 @@ void enter_protected32(CpuState& state, uint64_t gdt_address, uint32_t entry) {
   state.rip = entry;
 }
 
-Status enter_long64(CpuState& state, memory::GuestMemory& memory, Placement& placement, uint64_t gdt_address, uint64_t entry) {
+Status enter_long64(CpuState& state, memory::GuestMemory& memory, Placement& placement, uint64_t gdt_address,
+                    uint64_t entry) {
   constexpr uint64_t kPresentWritable = 0x3, kLargePage = 0x80;
   constexpr unsigned kDirectories = 4;  // one per GiB
   ByteImage tables((2 + kDirectories) * memory::kPageSize);
-  uint64_t address = RHEA_TRY(placement.claim_low(tables.size(), memory::kPageSize, kLowMemoryStart, kLowMemoryEnd, "the boot page tables"));
+  uint64_t address = RHEA_TRY(
+      placement.claim_low(tables.size(), memory::kPageSize, kLowMemoryStart, kLowMemoryEnd, "the boot page tables"));
   tables.put64(0, (address + memory::kPageSize) | kPresentWritable);
   for (unsigned gib = 0; gib < kDirectories; ++gib) {
     tables.put64(memory::kPageSize + 8 * gib, (address + (2 + gib) * memory::kPageSize) | kPresentWritable);
     for (unsigned i = 0; i < 512; ++i)
-      tables.put64((2 + gib) * memory::kPageSize + 8 * i, (uint64_t{gib} << 30) | (uint64_t{i} << 21) | kLargePage | kPresentWritable);
+      tables.put64((2 + gib) * memory::kPageSize + 8 * i,
+                   (uint64_t{gib} << 30) | (uint64_t{i} << 21) | kLargePage | kPresentWritable);
   }
   if (!memory.write({address}, tables.span())) return fail(ErrorCode::kInternal, "cannot write the boot page tables");
 

@@ -22,7 +22,8 @@ Result<uint64_t> write_boot_gdt(memory::GuestMemory& memory, Placement& placemen
 void enter_protected32(cpu::CpuState& state, uint64_t gdt_address, uint32_t entry);
 
 // 64-bit mode with the first 4 GiB identity-mapped by 2 MiB pages, interrupts off. Writes the page tables.
-Status enter_long64(cpu::CpuState& state, memory::GuestMemory& memory, Placement& placement, uint64_t gdt_address, uint64_t entry);
+Status enter_long64(cpu::CpuState& state, memory::GuestMemory& memory, Placement& placement, uint64_t gdt_address,
+                    uint64_t entry);
 
 // What firmware programs before it hands over: MTRRs (write-back, with [hole_start, 4 GiB) uncached). [SDM-3A 12.11]
 void program_mtrrs(cpu::CpuState& state, uint64_t hole_start, unsigned physical_address_bits);

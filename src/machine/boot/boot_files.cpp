@@ -17,12 +17,12 @@ namespace {
 constexpr uint64_t kMaxKernelFileBytes = uint64_t{1} << 30;
 
 Result<std::vector<std::byte>> read_whole(int fd, const std::string& path, uint64_t limit_bytes) {
-  struct stat info {};
+  struct stat info{};
   if (fstat(fd, &info) != 0) return fail(Error::from_errno(errno, fmt::format("cannot read {}", path)));
   const auto size = static_cast<uint64_t>(info.st_size);
   if (size > limit_bytes) {
-    return fail(ErrorCode::kExhausted, fmt::format("{} ({} MiB) does not fit in the guest's memory ({})", path, (size + (1u << 20) - 1) >> 20,
-                                                   base::format_size(limit_bytes)));
+    return fail(ErrorCode::kExhausted, fmt::format("{} ({} MiB) does not fit in the guest's memory ({})", path,
+                                                   (size + (1u << 20) - 1) >> 20, base::format_size(limit_bytes)));
   }
   std::vector<std::byte> bytes(size);
   uint64_t done = 0;
@@ -42,16 +42,19 @@ Result<std::vector<std::byte>> read_whole(int fd, const std::string& path, uint6
 Result<base::UniqueFd> open_boot_file(const std::string& path, std::string_view what) {
   base::UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   if (!fd) return fail(Error::from_errno(errno, fmt::format("cannot open the {} {}", what, path)));
-  struct stat info {};
-  if (fstat(fd.get(), &info) != 0) return fail(Error::from_errno(errno, fmt::format("cannot open the {} {}", what, path)));
+  struct stat info{};
+  if (fstat(fd.get(), &info) != 0)
+    return fail(Error::from_errno(errno, fmt::format("cannot open the {} {}", what, path)));
   if (!S_ISREG(info.st_mode))
-    return fail(ErrorCode::kInvalidArgument, fmt::format("cannot open the {} {}: {}", what, path,
-                                                         S_ISDIR(info.st_mode) ? "it is a directory" : "it is not a regular file"));
+    return fail(ErrorCode::kInvalidArgument,
+                fmt::format("cannot open the {} {}: {}", what, path,
+                            S_ISDIR(info.st_mode) ? "it is a directory" : "it is not a regular file"));
   return fd;
 }
 
-Result<BootFiles> read_boot_files(const base::UniqueFd& kernel, const std::string& kernel_path, std::span<const base::UniqueFd> modules,
-                                  std::span<const std::string> module_paths, const memory::GuestMemory& memory) {
+Result<BootFiles> read_boot_files(const base::UniqueFd& kernel, const std::string& kernel_path,
+                                  std::span<const base::UniqueFd> modules, std::span<const std::string> module_paths,
+                                  const memory::GuestMemory& memory) {
   BootFiles files;
   files.kernel = RHEA_TRY(read_whole(kernel.get(), kernel_path, kMaxKernelFileBytes));
   uint64_t room = memory.total_bytes();

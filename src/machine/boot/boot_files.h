@@ -22,7 +22,8 @@ struct BootFiles {
 Result<base::UniqueFd> open_boot_file(const std::string& path, std::string_view what);
 
 // Refuses what cannot fit into the guest's memory before reading it.
-Result<BootFiles> read_boot_files(const base::UniqueFd& kernel, const std::string& kernel_path, std::span<const base::UniqueFd> modules,
-                                  std::span<const std::string> module_paths, const memory::GuestMemory& memory);
+Result<BootFiles> read_boot_files(const base::UniqueFd& kernel, const std::string& kernel_path,
+                                  std::span<const base::UniqueFd> modules, std::span<const std::string> module_paths,
+                                  const memory::GuestMemory& memory);
 
 }  // namespace rhea::machine

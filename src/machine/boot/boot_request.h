@@ -27,12 +27,12 @@ struct BootRequest {
   std::string command_line;
   const MemoryMap& map;
   memory::GuestMemory& memory;
-  uint64_t rsdp_address = 0;          // 0: no ACPI
+  uint64_t rsdp_address = 0;  // 0: no ACPI
 };
 
 struct BootResult {
   cpu::CpuState state;
-  std::string description;            // "Linux 6.1.0 (bzImage, xz), 64-bit entry 0x1000000"
+  std::string description;  // "Linux 6.1.0 (bzImage, xz), 64-bit entry 0x1000000"
 };
 
 }  // namespace rhea::machine

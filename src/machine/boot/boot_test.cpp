@@ -41,9 +41,17 @@ struct SegmentPlan {
 };
 
 // A 64-bit executable with the segments given, and a PVH note if asked for.
-std::vector<std::byte> make_elf64(const std::vector<SegmentPlan>& segments, uint64_t entry, std::optional<uint32_t> pvh = {}) {
+std::vector<std::byte> make_elf64(const std::vector<SegmentPlan>& segments, uint64_t entry,
+                                  std::optional<uint32_t> pvh = {}) {
   ByteImage image;
-  image.text("\x7f" "ELF").u8(2).u8(1).u8(1).zeros(9);
+  image
+      .text(
+          "\x7f"
+          "ELF")
+      .u8(2)
+      .u8(1)
+      .u8(1)
+      .zeros(9);
   const auto count = static_cast<uint16_t>(segments.size() + (pvh ? 1 : 0));
   image.u16(2).u16(62).u32(1).u64(entry).u64(64).u64(0).u32(0).u16(64).u16(56).u16(count).u16(0).u16(0).u16(0);
   size_t data_at = 64 + 56u * count;
@@ -65,9 +73,23 @@ std::vector<std::byte> make_elf64(const std::vector<SegmentPlan>& segments, uint
 
 std::vector<std::byte> make_elf32(uint32_t address, std::span<const std::byte> data, uint32_t entry) {
   ByteImage image;
-  image.text("\x7f" "ELF").u8(1).u8(1).u8(1).zeros(9);
+  image
+      .text(
+          "\x7f"
+          "ELF")
+      .u8(1)
+      .u8(1)
+      .u8(1)
+      .zeros(9);
   image.u16(2).u16(3).u32(1).u32(entry).u32(52).u32(0).u32(0).u16(52).u16(32).u16(1).u16(0).u16(0).u16(0);
-  image.u32(1).u32(84).u32(address).u32(address).u32(static_cast<uint32_t>(data.size())).u32(static_cast<uint32_t>(data.size())).u32(7).u32(4096);
+  image.u32(1)
+      .u32(84)
+      .u32(address)
+      .u32(address)
+      .u32(static_cast<uint32_t>(data.size()))
+      .u32(static_cast<uint32_t>(data.size()))
+      .u32(7)
+      .u32(4096);
   image.bytes(data);
   return image.vector();
 }
@@ -127,7 +149,9 @@ std::vector<std::byte> pack(Compression compression, std::span<const std::byte> 
   size_t used = 0;
   switch (compression) {
     case Compression::kGzip: return gzip(data);
-    case Compression::kXz: lzma_easy_buffer_encode(6, LZMA_CHECK_CRC32, nullptr, in, data.size(), to, &used, out.size()); break;
+    case Compression::kXz:
+      lzma_easy_buffer_encode(6, LZMA_CHECK_CRC32, nullptr, in, data.size(), to, &used, out.size());
+      break;
     case Compression::kLzma: {
       lzma_options_lzma options;
       lzma_lzma_preset(&options, 6);
@@ -156,9 +180,10 @@ std::vector<std::byte> pack(Compression compression, std::span<const std::byte> 
       for (size_t at = 0; at < data.size(); at += 8u << 20) {
         auto block = data.subspan(at, std::min<size_t>(8u << 20, data.size() - at));
         std::vector<char> packed(static_cast<size_t>(LZ4_compressBound(static_cast<int>(block.size()))));
-        int length = LZ4_compress_default(reinterpret_cast<const char*>(block.data()), packed.data(), static_cast<int>(block.size()),
-                                          static_cast<int>(packed.size()));
-        frame.u32(static_cast<uint32_t>(length)).bytes(std::as_bytes(std::span(packed).first(static_cast<size_t>(length))));
+        int length = LZ4_compress_default(reinterpret_cast<const char*>(block.data()), packed.data(),
+                                          static_cast<int>(block.size()), static_cast<int>(packed.size()));
+        frame.u32(static_cast<uint32_t>(length))
+            .bytes(std::as_bytes(std::span(packed).first(static_cast<size_t>(length))));
       }
       return frame.vector();
     }
@@ -168,7 +193,8 @@ std::vector<std::byte> pack(Compression compression, std::span<const std::byte> 
   return out;
 }
 
-constexpr Compression kAll[] = {Compression::kGzip, Compression::kXz, Compression::kZstd, Compression::kLz4, Compression::kBzip2, Compression::kLzma};
+constexpr Compression kAll[] = {Compression::kGzip, Compression::kXz,    Compression::kZstd,
+                                Compression::kLz4,  Compression::kBzip2, Compression::kLzma};
 
 std::vector<std::byte> sample(size_t size) {
   std::vector<std::byte> data(size);
@@ -190,7 +216,12 @@ class BootTest : public testing::Test {
     memory_ = std::move(*memory::GuestMemory::create(extents, {}));
   }
   Result<BootResult> load(std::span<const std::byte> kernel) {
-    return load_kernel({.kernel = kernel, .modules = modules_, .command_line = command_line_, .map = map_, .memory = *memory_, .rsdp_address = 0xe0000});
+    return load_kernel({.kernel = kernel,
+                        .modules = modules_,
+                        .command_line = command_line_,
+                        .map = map_,
+                        .memory = *memory_,
+                        .rsdp_address = 0xe0000});
   }
   std::string error_of(std::span<const std::byte> kernel) {
     auto result = load(kernel);
@@ -213,7 +244,8 @@ class BootTest : public testing::Test {
     return data;
   }
   std::vector<std::byte> vmlinux() {
-    return make_elf64({{kKernelAddress, sample(200000), 300000}, {kKernelAddress + 0x100000, sample(1000), 0x20000}}, kKernelAddress + 0x40);
+    return make_elf64({{kKernelAddress, sample(200000), 300000}, {kKernelAddress + 0x100000, sample(1000), 0x20000}},
+                      kKernelAddress + 0x40);
   }
 
   std::optional<MemoryLayout> layout_;
@@ -229,7 +261,8 @@ TEST(Decompress, UnpacksWhatEveryPackerMakes) {
     const auto data = sample(compression == Compression::kLz4 ? 9'000'000 : 2'000'000);
     auto packed = pack(compression, data);
     ASSERT_EQ(detect_compression(packed), compression) << compression_name(compression);
-    for (std::byte trailer : {std::byte{0x40}, std::byte{0x54}, std::byte{0x89}, std::byte{0}}) packed.push_back(trailer);  // appended size
+    for (std::byte trailer : {std::byte{0x40}, std::byte{0x54}, std::byte{0x89}, std::byte{0}})
+      packed.push_back(trailer);  // appended size
     auto unpacked = decompress(packed, data.size());
     ASSERT_TRUE(unpacked) << compression_name(compression) << ": " << unpacked.error().to_string();
     EXPECT_EQ(*unpacked, data) << compression_name(compression);
@@ -347,11 +380,14 @@ TEST_F(BootTest, InitialRamDiskRespectsTheKernelsLimit) {
 
 TEST_F(BootTest, WhatDoesNotFitIsSaidSo) {
   modules_ = {{.data = std::vector<std::byte>(60u << 20), .command_line = {}}};
-  EXPECT_THAT(error_of(make_bzimage({.payload = gzip(vmlinux())})), HasSubstr("the initial RAM disk (60 MiB) does not fit"));
+  EXPECT_THAT(error_of(make_bzimage({.payload = gzip(vmlinux())})),
+              HasSubstr("the initial RAM disk (60 MiB) does not fit"));
   modules_.clear();
-  EXPECT_THAT(error_of(make_bzimage({.payload = gzip(vmlinux()), .init_size = 0x10000000})), HasSubstr("is not all guest RAM"));
+  EXPECT_THAT(error_of(make_bzimage({.payload = gzip(vmlinux()), .init_size = 0x10000000})),
+              HasSubstr("is not all guest RAM"));
   command_line_ = std::string(2048, 'x');
-  EXPECT_THAT(error_of(make_bzimage({.payload = gzip(vmlinux())})), HasSubstr("2048 characters; this kernel takes at most 2047"));
+  EXPECT_THAT(error_of(make_bzimage({.payload = gzip(vmlinux())})),
+              HasSubstr("2048 characters; this kernel takes at most 2047"));
   command_line_ = std::string(2047, 'x');
   EXPECT_TRUE(load(make_bzimage({.payload = gzip(vmlinux())})));
 }
@@ -363,7 +399,8 @@ TEST_F(BootTest, KernelsThatCannotBeUnpackedUnpackThemselves) {
   ASSERT_TRUE(result) << result.error().to_string();
   EXPECT_EQ(result->state.rip, kKernelAddress + 0x200);
   EXPECT_TRUE(result->state.code64());
-  EXPECT_EQ(bytes_at(kKernelAddress, image.size() - 5 * 512), std::vector<std::byte>(image.begin() + 5 * 512, image.end()));
+  EXPECT_EQ(bytes_at(kKernelAddress, image.size() - 5 * 512),
+            std::vector<std::byte>(image.begin() + 5 * 512, image.end()));
   EXPECT_EQ(at<uint32_t>(result->state.gpr[cpu::kRsi] + 0x214), kKernelAddress);
 }
 
@@ -379,7 +416,8 @@ TEST_F(BootTest, ThirtyTwoBitKernelsAreEnteredInProtectedMode) {
 
 TEST_F(BootTest, RelocatableKernelMovesWhereItsPlaceIsNotFree) {
   reset_memory(16u << 20);
-  EXPECT_THAT(error_of(make_bzimage({.payload = bytes_of("\x89LZO"), .relocatable = 0})), HasSubstr("is not all guest RAM"));
+  EXPECT_THAT(error_of(make_bzimage({.payload = bytes_of("\x89LZO"), .relocatable = 0})),
+              HasSubstr("is not all guest RAM"));
   auto result = load(make_bzimage({.payload = bytes_of("\x89LZO"), .init_size = 0x200000}));
   ASSERT_TRUE(result) << result.error().to_string();
   EXPECT_EQ(result->state.rip, 0x200200u);
@@ -392,7 +430,8 @@ TEST_F(BootTest, DamagedBzImagesAreRefused) {
   auto damaged = good;
   for (size_t i = damaged.size() - 3000; i < damaged.size(); ++i) damaged[i] = std::byte{0x55};
   EXPECT_THAT(error_of(damaged), HasSubstr("a damaged bzImage: gzip data cannot be unpacked"));
-  EXPECT_THAT(error_of(make_bzimage({.payload = gzip(vmlinux()), .protocol = 0x0203})), HasSubstr("boot protocol 2.03"));
+  EXPECT_THAT(error_of(make_bzimage({.payload = gzip(vmlinux()), .protocol = 0x0203})),
+              HasSubstr("boot protocol 2.03"));
 }
 
 TEST_F(BootTest, StrangersAreNamed) {
@@ -404,8 +443,10 @@ TEST_F(BootTest, StrangersAreNamed) {
   auto arm = vmlinux();
   arm[18] = std::byte{183};
   EXPECT_THAT(error_of(arm), HasSubstr("for processor type 183"));
-  EXPECT_THAT(error_of(make_elf32(0x100000, sample(10), 0x100000)), HasSubstr("neither a Multiboot header nor a PVH note"));
-  EXPECT_THAT(error_of(make_elf64({{kKernelAddress, sample(10), 10}}, 0xffffffff81000000)), HasSubstr("not linked like Linux"));
+  EXPECT_THAT(error_of(make_elf32(0x100000, sample(10), 0x100000)),
+              HasSubstr("neither a Multiboot header nor a PVH note"));
+  EXPECT_THAT(error_of(make_elf64({{kKernelAddress, sample(10), 10}}, 0xffffffff81000000)),
+              HasSubstr("not linked like Linux"));
 }
 
 TEST_F(BootTest, VmlinuxWithPvhNoteIsEnteredThere) {
@@ -442,7 +483,7 @@ TEST_F(BootTest, VmlinuxWithoutNoteGetsAZeroPage) {
 }
 
 TEST_F(BootTest, HostileElfFilesAreRefused) {
-  auto image = make_elf64({{kKernelAddress, sample(100), 200}}, kKernelAddress);
+  auto image = make_elf64({{kKernelAddress, sample(100), 200}}, kKernelAddress, 0x1000000);
   auto with = [&](size_t offset, uint64_t value, unsigned size) {
     auto changed = image;
     std::memcpy(changed.data() + offset, &value, size);
@@ -470,7 +511,8 @@ std::vector<std::byte> multiboot_header(uint32_t flags, std::initializer_list<ui
 TEST_F(BootTest, MultibootElf) {
   auto code = multiboot_header(3);
   code.resize(64, std::byte{0x90});
-  modules_ = {{.data = bytes_of("module one"), .command_line = "one a=b"}, {.data = sample(5000), .command_line = "two"}};
+  modules_ = {{.data = bytes_of("module one"), .command_line = "one a=b"},
+              {.data = sample(5000), .command_line = "two"}};
   auto result = load(make_elf32(0x100000, code, 0x100020));
   ASSERT_TRUE(result) << result.error().to_string();
   const cpu::CpuState& state = result->state;
@@ -551,7 +593,8 @@ TEST_F(BootTest, MultibootFlagsAreChecked) {
 }
 
 TEST(Placement, NeverOverlaps) {
-  MemoryMap map = {{0, 0x10000, MemoryType::kRam}, {0x10000, 0x1000, MemoryType::kReserved}, {0x11000, 0xf000, MemoryType::kRam}};
+  MemoryMap map = {
+      {0, 0x10000, MemoryType::kRam}, {0x10000, 0x1000, MemoryType::kReserved}, {0x11000, 0xf000, MemoryType::kRam}};
   Placement placement(map);
   EXPECT_TRUE(placement.claim(0x2000, 0x1000, "a"));
   EXPECT_FALSE(placement.claim(0x2fff, 2, "b"));

@@ -50,23 +50,29 @@ std::string printable_version(const ByteView& view, uint64_t offset) {
 
 Result<uint64_t> write_command_line(const BootRequest& request, Placement& placement, uint64_t max_length) {
   if (request.command_line.size() > max_length) {
-    return fail(ErrorCode::kInvalidArgument, fmt::format("the kernel command line has {} characters; this kernel takes at most {}",
-                                                         request.command_line.size(), max_length));
+    return fail(ErrorCode::kInvalidArgument,
+                fmt::format("the kernel command line has {} characters; this kernel takes at most {}",
+                            request.command_line.size(), max_length));
   }
   ByteImage text;
   text.text(request.command_line).u8(0);
-  uint64_t address = RHEA_TRY(placement.claim_low(text.size(), 16, kLowMemoryStart, kLowMemoryEnd, "the kernel command line"));
-  if (!request.memory.write({address}, text.span())) return fail(ErrorCode::kInternal, "cannot write the kernel command line");
+  uint64_t address =
+      RHEA_TRY(placement.claim_low(text.size(), 16, kLowMemoryStart, kLowMemoryEnd, "the kernel command line"));
+  if (!request.memory.write({address}, text.span()))
+    return fail(ErrorCode::kInternal, "cannot write the kernel command line");
   return address;
 }
 
 // Several initial RAM disks become one: Linux unpacks concatenated cpio archives, aligned to four bytes.
-Result<uint64_t> write_initrd(const BootRequest& request, Placement& placement, uint64_t address_max, uint64_t& total_bytes) {
+Result<uint64_t> write_initrd(const BootRequest& request, Placement& placement, uint64_t address_max,
+                              uint64_t& total_bytes) {
   total_bytes = 0;
-  for (const BootModule& module : request.modules) total_bytes = ((total_bytes + 3) & ~uint64_t{3}) + module.data.size();
+  for (const BootModule& module : request.modules)
+    total_bytes = ((total_bytes + 3) & ~uint64_t{3}) + module.data.size();
   if (total_bytes == 0) return 0;
   uint64_t limit = std::min(address_max, kFourGiB - 1) + 1;
-  uint64_t address = RHEA_TRY(placement.claim_high(total_bytes, memory::kPageSize, kHighMemoryStart, limit, "the initial RAM disk"));
+  uint64_t address =
+      RHEA_TRY(placement.claim_high(total_bytes, memory::kPageSize, kHighMemoryStart, limit, "the initial RAM disk"));
   uint64_t offset = 0;
   for (const BootModule& module : request.modules) {
     offset = (offset + 3) & ~uint64_t{3};
@@ -97,7 +103,8 @@ Result<uint64_t> write_zero_page(const BootRequest& request, Placement& placemen
     page.put64(kE820Table + 20 * i + 8, request.map[i].size_bytes);
     page.put32(kE820Table + 20 * i + 16, static_cast<uint32_t>(request.map[i].type));
   }
-  uint64_t address = RHEA_TRY(placement.claim_low(page.size(), memory::kPageSize, kLowMemoryStart, kLowMemoryEnd, "the zero page"));
+  uint64_t address =
+      RHEA_TRY(placement.claim_low(page.size(), memory::kPageSize, kLowMemoryStart, kLowMemoryEnd, "the zero page"));
   if (!request.memory.write({address}, page.span())) return fail(ErrorCode::kInternal, "cannot write the zero page");
   return address;
 }
@@ -139,7 +146,8 @@ Result<BootResult> enter_unpacked(const BootRequest& request, const BzImage& ima
   RHEA_TRY(load_elf_segments(vmlinux, request.memory, placement));
   // Beyond its segments a booting kernel may use init_size bytes before it has read the memory map.
   uint64_t end = 0;
-  for (const ElfSegment& segment : vmlinux.segments) end = std::max(end, segment.physical_address + segment.memory_bytes);
+  for (const ElfSegment& segment : vmlinux.segments)
+    end = std::max(end, segment.physical_address + segment.memory_bytes);
   uint64_t needed_end = image.preferred_address + image.init_size_bytes;
   if (needed_end > end) RHEA_TRY(placement.claim(end, needed_end - end, "the kernel's working memory"));
 
@@ -164,7 +172,8 @@ Result<BootResult> enter_own_decompressor(const BootRequest& request, const BzIm
     uint64_t alignment = std::max<uint64_t>(image.alignment, memory::kPageSize);
     address = RHEA_TRY(placement.claim_low(footprint, alignment, kHighMemoryStart, kFourGiB, "the kernel"));
   }
-  if (!request.memory.write({address}, image.code)) return fail(ErrorCode::kExhausted, "the kernel does not fit in the guest's memory");
+  if (!request.memory.write({address}, image.code))
+    return fail(ErrorCode::kExhausted, "the kernel does not fit in the guest's memory");
   Entry entry{.address = image.has_entry64 ? address + kEntry64Offset : address,
               .mode = image.has_entry64 ? BootMode::kLong64 : BootMode::kProtected32,
               .initrd_address_max = image.initrd_address_max,
@@ -187,13 +196,16 @@ bool looks_like_bzimage(std::span<const std::byte> file) {
 
 Result<BzImage> parse_bzimage(std::span<const std::byte> file) {
   ByteView view(file);
-  if (!looks_like_bzimage(file) || !view.contains(0, 0x264)) return fail(ErrorCode::kCorrupt, "not a kernel: a truncated bzImage");
+  if (!looks_like_bzimage(file) || !view.contains(0, 0x264))
+    return fail(ErrorCode::kCorrupt, "not a kernel: a truncated bzImage");
   BzImage image;
   image.protocol = view.u16(kVersion);
   if (image.protocol < 0x0204)
-    return fail(ErrorCode::kUnsupported, fmt::format("a Linux kernel with boot protocol {}.{:02}; 2.04 or later is needed",
-                                                     image.protocol >> 8, image.protocol & 0xff));
-  if (!(view.u8(kLoadFlags) & kLoadedHigh)) return fail(ErrorCode::kUnsupported, "a zImage; only bzImage kernels can be loaded");
+    return fail(ErrorCode::kUnsupported,
+                fmt::format("a Linux kernel with boot protocol {}.{:02}; 2.04 or later is needed", image.protocol >> 8,
+                            image.protocol & 0xff));
+  if (!(view.u8(kLoadFlags) & kLoadedHigh))
+    return fail(ErrorCode::kUnsupported, "a zImage; only bzImage kernels can be loaded");
 
   unsigned sectors = view.u8(kSetupSectors) == 0 ? 4 : view.u8(kSetupSectors);
   uint64_t setup_bytes = uint64_t{sectors + 1} * 512;
@@ -203,9 +215,12 @@ Result<BzImage> parse_bzimage(std::span<const std::byte> file) {
   image.header = file.subspan(kHeaderStart, std::max<uint64_t>(header_end, kMagic + 4) - kHeaderStart);
 
   // Fields that the header is too old or too short for keep their defaults.
-  auto has = [&](uint16_t protocol, size_t offset, size_t bytes) { return image.protocol >= protocol && offset + bytes <= header_end; };
+  auto has = [&](uint16_t protocol, size_t offset, size_t bytes) {
+    return image.protocol >= protocol && offset + bytes <= header_end;
+  };
   image.initrd_address_max = view.u32(kInitrdAddressMax) != 0 ? view.u32(kInitrdAddressMax) : 0x37ffffff;
-  if (has(0x0205, kRelocatable, 1)) image.relocatable = view.u8(kRelocatable) != 0, image.alignment = view.u32(kKernelAlignment);
+  if (has(0x0205, kRelocatable, 1))
+    image.relocatable = view.u8(kRelocatable) != 0, image.alignment = view.u32(kKernelAlignment);
   if ((image.alignment & (image.alignment - 1)) != 0 || image.alignment > (1u << 30)) image.relocatable = false;
   if (has(0x0206, kCommandLineSize, 4)) image.command_line_max = view.u32(kCommandLineSize);
   image.command_line_max = std::min<uint32_t>(image.command_line_max, 65535);
@@ -223,7 +238,8 @@ Result<BzImage> parse_bzimage(std::span<const std::byte> file) {
   if (image.preferred_address < kHighMemoryStart || image.preferred_address >= kFourGiB)
     return fail(ErrorCode::kCorrupt, "not a kernel: a bzImage with an impossible load address");
   if (has(0x020c, kXLoadFlags, 2)) image.has_entry64 = (view.u16(kXLoadFlags) & kXlfKernel64) != 0;
-  if (view.u16(kKernelVersion) != 0) image.version = printable_version(view, uint64_t{view.u16(kKernelVersion)} + 0x200);
+  if (view.u16(kKernelVersion) != 0)
+    image.version = printable_version(view, uint64_t{view.u16(kKernelVersion)} + 0x200);
   return image;
 }
 

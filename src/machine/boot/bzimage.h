@@ -11,10 +11,10 @@ bool looks_like_bzimage(std::span<const std::byte> file);
 
 // The setup header of a bzImage, checked against the file.
 struct BzImage {
-  uint16_t protocol = 0;                       // 0x020c = 2.12
-  std::span<const std::byte> header;           // from offset 0x1f1
-  std::span<const std::byte> code;             // the protected-mode code
-  std::span<const std::byte> payload;          // compressed vmlinux, empty if unknown
+  uint16_t protocol = 0;               // 0x020c = 2.12
+  std::span<const std::byte> header;   // from offset 0x1f1
+  std::span<const std::byte> code;     // the protected-mode code
+  std::span<const std::byte> payload;  // compressed vmlinux, empty if unknown
   uint64_t preferred_address = 0x100000;
   uint64_t init_size_bytes = 0;
   uint64_t initrd_address_max = 0;
@@ -22,7 +22,7 @@ struct BzImage {
   bool has_entry64 = false;
   bool relocatable = false;
   uint32_t alignment = 0;
-  std::string version;                         // "6.1.0-13-amd64", may be empty
+  std::string version;  // "6.1.0-13-amd64", may be empty
 };
 Result<BzImage> parse_bzimage(std::span<const std::byte> file);
 

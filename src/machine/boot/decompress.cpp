@@ -31,12 +31,9 @@ struct Magic {
   size_t length;
 };
 constexpr Magic kMagics[] = {
-    {Compression::kGzip, {0x1f, 0x8b, 0x08}, 3},
-    {Compression::kXz, {0xfd, '7', 'z', 'X', 'Z', 0}, 6},
-    {Compression::kZstd, {0x28, 0xb5, 0x2f, 0xfd}, 4},
-    {Compression::kLz4, {0x02, 0x21, 0x4c, 0x18}, 4},
-    {Compression::kBzip2, {'B', 'Z', 'h'}, 3},
-    {Compression::kLzma, {0x5d, 0, 0}, 3},
+    {Compression::kGzip, {0x1f, 0x8b, 0x08}, 3},       {Compression::kXz, {0xfd, '7', 'z', 'X', 'Z', 0}, 6},
+    {Compression::kZstd, {0x28, 0xb5, 0x2f, 0xfd}, 4}, {Compression::kLz4, {0x02, 0x21, 0x4c, 0x18}, 4},
+    {Compression::kBzip2, {'B', 'Z', 'h'}, 3},         {Compression::kLzma, {0x5d, 0, 0}, 3},
     {Compression::kLzo, {0x89, 'L', 'Z', 'O'}, 4},
 };
 
@@ -84,7 +81,8 @@ struct Progress {
 
 // Feeds `data` to `run` until it ends, breaks, stalls or outgrows the limit.
 template <class Run>
-Result<std::vector<std::byte>> pump(Compression compression, std::span<const std::byte> data, uint64_t limit_bytes, Run run) {
+Result<std::vector<std::byte>> pump(Compression compression, std::span<const std::byte> data, uint64_t limit_bytes,
+                                    Run run) {
   Output output(limit_bytes);
   while (true) {
     std::span<std::byte> room = output.room();
@@ -110,7 +108,9 @@ Result<std::vector<std::byte>> unpack_gzip(std::span<const std::byte> data, uint
     stream.next_out = reinterpret_cast<Bytef*>(room.data());
     stream.avail_out = static_cast<uInt>(room.size());
     int status = inflate(&stream, Z_NO_FLUSH);
-    Step step = status == Z_STREAM_END ? Step::kEnd : status == Z_OK || status == Z_BUF_ERROR ? Step::kMore : Step::kBroken;
+    Step step = status == Z_STREAM_END                    ? Step::kEnd
+                : status == Z_OK || status == Z_BUF_ERROR ? Step::kMore
+                                                          : Step::kBroken;
     return Progress{step, input.size() - stream.avail_in, room.size() - stream.avail_out};
   });
 }
@@ -118,7 +118,8 @@ Result<std::vector<std::byte>> unpack_gzip(std::span<const std::byte> data, uint
 Result<std::vector<std::byte>> unpack_bzip2(std::span<const std::byte> data, uint64_t limit_bytes) {
   bz_stream stream{};
   if (BZ2_bzDecompressInit(&stream, 0, 0) != BZ_OK) return corrupt(Compression::kBzip2, "out of memory");
-  auto cleanup = std::unique_ptr<bz_stream, void (*)(bz_stream*)>(&stream, [](bz_stream* s) { BZ2_bzDecompressEnd(s); });
+  auto cleanup =
+      std::unique_ptr<bz_stream, void (*)(bz_stream*)>(&stream, [](bz_stream* s) { BZ2_bzDecompressEnd(s); });
   return pump(Compression::kBzip2, data, limit_bytes, [&](std::span<const std::byte> input, std::span<std::byte> room) {
     // SAFETY: libbz2 reads next_in only.
     stream.next_in = reinterpret_cast<char*>(const_cast<std::byte*>(input.data()));
@@ -131,7 +132,8 @@ Result<std::vector<std::byte>> unpack_bzip2(std::span<const std::byte> data, uin
   });
 }
 
-Result<std::vector<std::byte>> unpack_lzma(Compression compression, std::span<const std::byte> data, uint64_t limit_bytes) {
+Result<std::vector<std::byte>> unpack_lzma(Compression compression, std::span<const std::byte> data,
+                                           uint64_t limit_bytes) {
   lzma_stream stream = LZMA_STREAM_INIT;
   lzma_ret ready = compression == Compression::kXz ? lzma_stream_decoder(&stream, kDecoderMemoryBytes, 0)
                                                    : lzma_alone_decoder(&stream, kDecoderMemoryBytes);
@@ -143,7 +145,9 @@ Result<std::vector<std::byte>> unpack_lzma(Compression compression, std::span<co
     stream.next_out = reinterpret_cast<uint8_t*>(room.data());
     stream.avail_out = room.size();
     lzma_ret status = lzma_code(&stream, LZMA_RUN);
-    Step step = status == LZMA_STREAM_END ? Step::kEnd : status == LZMA_OK || status == LZMA_BUF_ERROR ? Step::kMore : Step::kBroken;
+    Step step = status == LZMA_STREAM_END                       ? Step::kEnd
+                : status == LZMA_OK || status == LZMA_BUF_ERROR ? Step::kMore
+                                                                : Step::kBroken;
     return Progress{step, input.size() - stream.avail_in, room.size() - stream.avail_out};
   });
 }
@@ -177,8 +181,9 @@ Result<std::vector<std::byte>> unpack_lz4(std::span<const std::byte> data, uint6
     auto packed = view.slice(offset + 4, packed_bytes);
     if (!packed || packed_bytes == 0 || packed_bytes > static_cast<uint32_t>(LZ4_COMPRESSBOUND(kLz4LegacyBlockBytes)))
       return corrupt(Compression::kLz4, "it ends early");
-    int unpacked = LZ4_decompress_safe(reinterpret_cast<const char*>(packed->data()), reinterpret_cast<char*>(block.data()),
-                                       static_cast<int>(packed_bytes), static_cast<int>(block.size()));
+    int unpacked =
+        LZ4_decompress_safe(reinterpret_cast<const char*>(packed->data()), reinterpret_cast<char*>(block.data()),
+                            static_cast<int>(packed_bytes), static_cast<int>(block.size()));
     if (unpacked < 0) return corrupt(Compression::kLz4, "the data is damaged");
     if (output.size() + static_cast<size_t>(unpacked) > limit_bytes) return too_large(limit_bytes);
     output.insert(output.end(), block.begin(), block.begin() + unpacked);
@@ -191,7 +196,8 @@ Result<std::vector<std::byte>> unpack_lz4(std::span<const std::byte> data, uint6
 
 Compression detect_compression(std::span<const std::byte> data) {
   for (const Magic& magic : kMagics) {
-    if (data.size() >= magic.length && std::memcmp(data.data(), magic.bytes.data(), magic.length) == 0) return magic.compression;
+    if (data.size() >= magic.length && std::memcmp(data.data(), magic.bytes.data(), magic.length) == 0)
+      return magic.compression;
   }
   return Compression::kNone;
 }

@@ -48,7 +48,8 @@ std::optional<uint32_t> find_pvh_note(std::span<const std::byte> notes, uint64_t
     auto name = view.slice(at + 12, name_bytes);
     auto descriptor = view.slice(descriptor_at, descriptor_bytes);
     if (!name || !descriptor) return std::nullopt;
-    if (type == kXenNotePhys32Entry && name_bytes == 4 && std::memcmp(name->data(), "Xen", 4) == 0 && descriptor_bytes >= 4)
+    if (type == kXenNotePhys32Entry && name_bytes == 4 && std::memcmp(name->data(), "Xen", 4) == 0 &&
+        descriptor_bytes >= 4)
       return view.u32(descriptor_at);
     at = descriptor_at + align_up(descriptor_bytes, step);
   }
@@ -58,7 +59,9 @@ std::optional<uint32_t> find_pvh_note(std::span<const std::byte> notes, uint64_t
 Status add_segment(ElfImage& image, const ByteView& view, const ProgramHeader& header, unsigned index) {
   if (header.memory_bytes == 0) return {};
   auto data = view.slice(header.offset, header.file_bytes);
-  if (!data) return fail(ErrorCode::kCorrupt, fmt::format("damaged ELF file: segment {} reaches beyond the end of the file", index));
+  if (!data)
+    return fail(ErrorCode::kCorrupt,
+                fmt::format("damaged ELF file: segment {} reaches beyond the end of the file", index));
   if (header.file_bytes > header.memory_bytes)
     return fail(ErrorCode::kCorrupt, fmt::format("damaged ELF file: segment {} has more data than memory", index));
   uint64_t end = 0;
@@ -75,26 +78,36 @@ Status add_segment(ElfImage& image, const ByteView& view, const ProgramHeader& h
 
 }  // namespace
 
-bool looks_like_elf(std::span<const std::byte> file) { return file.size() >= 4 && std::memcmp(file.data(), "\x7f" "ELF", 4) == 0; }
+bool looks_like_elf(std::span<const std::byte> file) {
+  return file.size() >= 4 && std::memcmp(file.data(),
+                                         "\x7f"
+                                         "ELF",
+                                         4) == 0;
+}
 
 Result<ElfImage> parse_elf(std::span<const std::byte> file) {
   ByteView view(file);
-  if (!looks_like_elf(file) || !view.contains(0, 52)) return fail(ErrorCode::kCorrupt, "not a kernel: a damaged ELF file");
+  if (!looks_like_elf(file) || !view.contains(0, 52))
+    return fail(ErrorCode::kCorrupt, "not a kernel: a damaged ELF file");
   ElfImage image;
   image.is_64bit = view.u8(4) == 2;
   if (image.is_64bit && !view.contains(0, 64)) return fail(ErrorCode::kCorrupt, "not a kernel: a damaged ELF file");
   uint16_t type = view.u16(16), machine = view.u16(18);
   if (view.u8(4) < 1 || view.u8(4) > 2 || view.u8(5) != 1)
-    return fail(ErrorCode::kUnsupported, "not a kernel for this machine: an ELF file that is not little-endian 32- or 64-bit");
+    return fail(ErrorCode::kUnsupported,
+                "not a kernel for this machine: an ELF file that is not little-endian 32- or 64-bit");
   if (machine != kMachineX86_64 && machine != kMachineI386)
-    return fail(ErrorCode::kUnsupported, fmt::format("not a kernel for this machine: an ELF file for processor type {}, not x86", machine));
-  if (type != kTypeExec && type != kTypeDyn) return fail(ErrorCode::kUnsupported, "not a kernel: an ELF file that is not an executable");
+    return fail(ErrorCode::kUnsupported,
+                fmt::format("not a kernel for this machine: an ELF file for processor type {}, not x86", machine));
+  if (type != kTypeExec && type != kTypeDyn)
+    return fail(ErrorCode::kUnsupported, "not a kernel: an ELF file that is not an executable");
 
   image.entry = image.is_64bit ? view.u64(24) : view.u32(24);
   uint64_t table = image.is_64bit ? view.u64(32) : view.u32(28);
   unsigned entry_bytes = view.u16(image.is_64bit ? 54 : 42), count = view.u16(image.is_64bit ? 56 : 44);
   unsigned minimum = image.is_64bit ? 56 : 32;
-  if (count == 0 || count > kMaxProgramHeaders || entry_bytes < minimum || !view.contains(table, uint64_t{entry_bytes} * count))
+  if (count == 0 || count > kMaxProgramHeaders || entry_bytes < minimum ||
+      !view.contains(table, uint64_t{entry_bytes} * count))
     return fail(ErrorCode::kCorrupt, "not a kernel: an ELF file without usable program headers");
 
   for (unsigned i = 0; i < count; ++i) {
@@ -102,14 +115,16 @@ Result<ElfImage> parse_elf(std::span<const std::byte> file) {
     if (header.type == kPtLoad) {
       RHEA_TRY(add_segment(image, view, header, i));
     } else if (header.type == kPtNote && !image.pvh_entry) {
-      if (auto notes = view.slice(header.offset, header.file_bytes)) image.pvh_entry = find_pvh_note(*notes, header.alignment);
+      if (auto notes = view.slice(header.offset, header.file_bytes))
+        image.pvh_entry = find_pvh_note(*notes, header.alignment);
     }
   }
   if (image.segments.empty()) return fail(ErrorCode::kCorrupt, "not a kernel: an ELF file with nothing to load");
   return image;
 }
 
-Status write_zero_extended(memory::GuestMemory& memory, uint64_t address, std::span<const std::byte> data, uint64_t memory_bytes) {
+Status write_zero_extended(memory::GuestMemory& memory, uint64_t address, std::span<const std::byte> data,
+                           uint64_t memory_bytes) {
   static constexpr std::array<std::byte, 65536> kZeros{};
   bool written = data.empty() || memory.write({address}, data);
   uint64_t at = address + data.size(), end = address + memory_bytes;

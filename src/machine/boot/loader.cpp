@@ -40,9 +40,12 @@ bool linked_like_linux(const ElfImage& image) {
 Result<BootResult> load_elf(const BootRequest& request) {
   ElfImage image = RHEA_TRY(parse_elf(request.kernel));
   if (image.pvh_entry) return load_pvh(request, image);
-  if (!image.is_64bit) return fail(ErrorCode::kUnsupported, "not a kernel: a 32-bit ELF file with neither a Multiboot header nor a PVH note");
+  if (!image.is_64bit)
+    return fail(ErrorCode::kUnsupported,
+                "not a kernel: a 32-bit ELF file with neither a Multiboot header nor a PVH note");
   if (!linked_like_linux(image))
-    return fail(ErrorCode::kUnsupported, "not a kernel: an ELF program with neither a Multiboot header nor a PVH note, not linked like Linux");
+    return fail(ErrorCode::kUnsupported,
+                "not a kernel: an ELF program with neither a Multiboot header nor a PVH note, not linked like Linux");
   return load_vmlinux(request, image);
 }
 

@@ -31,13 +31,14 @@ Status Placement::claim(uint64_t start, uint64_t size_bytes, std::string_view wh
     return entry.type == MemoryType::kRam && start >= entry.start && end <= entry.end();
   });
   if (!in_ram) {
-    return fail(ErrorCode::kExhausted, fmt::format("{} needs memory {:#x}-{:#x}, which is not all guest RAM; more memory (-m) may help",
-                                                   what, start, end - 1));
+    return fail(ErrorCode::kExhausted,
+                fmt::format("{} needs memory {:#x}-{:#x}, which is not all guest RAM; more memory (-m) may help", what,
+                            start, end - 1));
   }
   for (const Taken& taken : taken_) {
     if (start < taken.end && taken.start < end)
-      return fail(ErrorCode::kInvalidArgument,
-                  fmt::format("{} at {:#x}-{:#x} overlaps {} at {:#x}-{:#x}", what, start, end - 1, taken.what, taken.start, taken.end - 1));
+      return fail(ErrorCode::kInvalidArgument, fmt::format("{} at {:#x}-{:#x} overlaps {} at {:#x}-{:#x}", what, start,
+                                                           end - 1, taken.what, taken.start, taken.end - 1));
   }
   take(start, size_bytes, what);
   return {};
@@ -59,7 +60,8 @@ std::vector<Placement::Gap> Placement::gaps(uint64_t minimum, uint64_t limit) co
   return result;
 }
 
-Result<uint64_t> Placement::claim_low(uint64_t size_bytes, uint64_t alignment, uint64_t minimum, uint64_t limit, std::string_view what) {
+Result<uint64_t> Placement::claim_low(uint64_t size_bytes, uint64_t alignment, uint64_t minimum, uint64_t limit,
+                                      std::string_view what) {
   for (const Gap& gap : gaps(minimum, limit)) {
     uint64_t start = (gap.start + alignment - 1) & ~(alignment - 1);
     if (start >= gap.start && start <= gap.end && gap.end - start >= size_bytes) {
@@ -67,17 +69,21 @@ Result<uint64_t> Placement::claim_low(uint64_t size_bytes, uint64_t alignment, u
       return start;
     }
   }
-  return fail(ErrorCode::kExhausted, fmt::format("{} ({}) does not fit in the guest's memory", what, describe_size(size_bytes)));
+  return fail(ErrorCode::kExhausted,
+              fmt::format("{} ({}) does not fit in the guest's memory", what, describe_size(size_bytes)));
 }
 
-Result<uint64_t> Placement::claim_high(uint64_t size_bytes, uint64_t alignment, uint64_t minimum, uint64_t limit, std::string_view what) {
+Result<uint64_t> Placement::claim_high(uint64_t size_bytes, uint64_t alignment, uint64_t minimum, uint64_t limit,
+                                       std::string_view what) {
   std::optional<uint64_t> best;
   for (const Gap& gap : gaps(minimum, limit)) {
     if (gap.end - gap.start < size_bytes) continue;
     uint64_t start = (gap.end - size_bytes) & ~(alignment - 1);
     if (start >= gap.start && (!best || start > *best)) best = start;
   }
-  if (!best) return fail(ErrorCode::kExhausted, fmt::format("{} ({}) does not fit in the guest's memory", what, describe_size(size_bytes)));
+  if (!best)
+    return fail(ErrorCode::kExhausted,
+                fmt::format("{} ({}) does not fit in the guest's memory", what, describe_size(size_bytes)));
   take(*best, size_bytes, what);
   return *best;
 }

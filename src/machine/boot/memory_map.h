@@ -36,9 +36,11 @@ class Placement {
   // Takes exactly [start, start+size) for `what`; fails unless it is free RAM.
   Status claim(uint64_t start, uint64_t size_bytes, std::string_view what);
   // The lowest free place at or above `minimum`, ending at or below `limit`.
-  Result<uint64_t> claim_low(uint64_t size_bytes, uint64_t alignment, uint64_t minimum, uint64_t limit, std::string_view what);
+  Result<uint64_t> claim_low(uint64_t size_bytes, uint64_t alignment, uint64_t minimum, uint64_t limit,
+                             std::string_view what);
   // The highest free place ending at or below `limit` and starting at or above `minimum`.
-  Result<uint64_t> claim_high(uint64_t size_bytes, uint64_t alignment, uint64_t minimum, uint64_t limit, std::string_view what);
+  Result<uint64_t> claim_high(uint64_t size_bytes, uint64_t alignment, uint64_t minimum, uint64_t limit,
+                              std::string_view what);
 
  private:
   struct Taken {

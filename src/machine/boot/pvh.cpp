@@ -19,11 +19,12 @@ constexpr uint64_t kHighMemoryStart = 0x100000, kFourGiB = uint64_t{1} << 32;
 
 Result<std::vector<uint64_t>> write_modules(const BootRequest& request, Placement& placement) {
   if (request.modules.size() > kModulesMax)
-    return fail(ErrorCode::kInvalidArgument, fmt::format("{} modules; at most {} can be given", request.modules.size(), kModulesMax));
+    return fail(ErrorCode::kInvalidArgument,
+                fmt::format("{} modules; at most {} can be given", request.modules.size(), kModulesMax));
   std::vector<uint64_t> addresses;
   for (const BootModule& module : request.modules) {
-    uint64_t address =
-        RHEA_TRY(placement.claim_high(module.data.size(), memory::kPageSize, kHighMemoryStart, kFourGiB, "the initial RAM disk"));
+    uint64_t address = RHEA_TRY(placement.claim_high(module.data.size(), memory::kPageSize, kHighMemoryStart, kFourGiB,
+                                                     "the initial RAM disk"));
     if (!module.data.empty() && !request.memory.write({address}, module.data))
       return fail(ErrorCode::kInternal, "cannot write the initial RAM disk");
     addresses.push_back(address);
@@ -32,7 +33,8 @@ Result<std::vector<uint64_t>> write_modules(const BootRequest& request, Placemen
 }
 
 // Start info, module list, memory map and strings in one piece of low memory.
-Result<uint64_t> write_start_info(const BootRequest& request, Placement& placement, const std::vector<uint64_t>& modules) {
+Result<uint64_t> write_start_info(const BootRequest& request, Placement& placement,
+                                  const std::vector<uint64_t>& modules) {
   const size_t modules_at = kStartInfoBytes, map_at = modules_at + kModuleBytes * modules.size();
   const size_t text_at = map_at + kMapEntryBytes * request.map.size();
   size_t bytes = text_at + request.command_line.size() + 1;
@@ -61,8 +63,9 @@ Result<uint64_t> write_start_info(const BootRequest& request, Placement& placeme
 
 Result<BootResult> load_pvh(const BootRequest& request, const ElfImage& image) {
   if (request.command_line.size() > kCommandLineMax) {
-    return fail(ErrorCode::kInvalidArgument, fmt::format("the kernel command line has {} characters; at most {} can be given",
-                                                         request.command_line.size(), kCommandLineMax));
+    return fail(ErrorCode::kInvalidArgument,
+                fmt::format("the kernel command line has {} characters; at most {} can be given",
+                            request.command_line.size(), kCommandLineMax));
   }
   Placement placement(request.map);
   RHEA_TRY(load_elf_segments(image, request.memory, placement));
@@ -72,7 +75,8 @@ Result<BootResult> load_pvh(const BootRequest& request, const ElfImage& image) {
   BootResult result;
   enter_protected32(result.state, gdt, image.pvh_entry.value_or(0));
   result.state.gpr[cpu::kRbx] = info;
-  result.description = fmt::format("{}-bit ELF kernel, PVH entry {:#x}", image.is_64bit ? 64 : 32, image.pvh_entry.value_or(0));
+  result.description =
+      fmt::format("{}-bit ELF kernel, PVH entry {:#x}", image.is_64bit ? 64 : 32, image.pvh_entry.value_or(0));
   return result;
 }
 

@@ -14,7 +14,8 @@ enum Shorthand : unsigned { kNone, kSelf, kAllIncludingSelf, kAllExcludingSelf }
 void ApicBus::deliver(const Delivery& delivery) {
   if (delivery.mode == kLowestPriority && deliver_lowest_priority(delivery)) return;
   for (cpu::Lapic* lapic : lapics_) {
-    if (lapic->matches(delivery.destination, delivery.logical)) lapic->deliver(delivery.mode, delivery.vector, delivery.level_triggered);
+    if (lapic->matches(delivery.destination, delivery.logical))
+      lapic->deliver(delivery.mode, delivery.vector, delivery.level_triggered);
   }
 }
 

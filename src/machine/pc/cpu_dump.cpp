@@ -34,7 +34,8 @@ std::string dump_cpu_state(const cpu::CpuState& state) {
   std::string text;
   auto out = std::back_inserter(text);
   fmt::format_to(out, "  mode {} CPL {}{}\n", mode_name(state), state.cpl(), state.halted ? ", halted" : "");
-  for (size_t i = 0; i < 16; ++i) fmt::format_to(out, "  {:<3} {:016x}{}", kGprNames[i], state.gpr[i], i % 4 == 3 ? "\n" : "");
+  for (size_t i = 0; i < 16; ++i)
+    fmt::format_to(out, "  {:<3} {:016x}{}", kGprNames[i], state.gpr[i], i % 4 == 3 ? "\n" : "");
   fmt::format_to(out, "  rip {:016x}  rflags {:08x} [", state.rip, state.rflags);
   std::string_view separator;
   for (const auto& [bit, name] : kFlagNames) {
@@ -45,13 +46,15 @@ std::string dump_cpu_state(const cpu::CpuState& state) {
   fmt::format_to(out, "]\n");
   for (size_t i = 0; i < cpu::kSegmentCount; ++i) {
     const cpu::Segment& segment = state.segment[i];
-    fmt::format_to(out, "  {:<4} {:04x} base {:016x} limit {:08x} attributes {:04x}\n", kSegmentNames[i], segment.selector, segment.base,
-                   segment.limit, segment.attributes);
+    fmt::format_to(out, "  {:<4} {:04x} base {:016x} limit {:08x} attributes {:04x}\n", kSegmentNames[i],
+                   segment.selector, segment.base, segment.limit, segment.attributes);
   }
-  fmt::format_to(out, "  gdtr base {:016x} limit {:04x}   idtr base {:016x} limit {:04x}\n", state.gdtr.base, state.gdtr.limit,
-                 state.idtr.base, state.idtr.limit);
-  fmt::format_to(out, "  cr0 {:016x}  cr2 {:016x}  cr3 {:016x}  cr4 {:016x}\n", state.cr0, state.cr2, state.cr3, state.cr4);
-  fmt::format_to(out, "  efer {:016x}  xcr0 {:016x}  dr6 {:016x}  dr7 {:016x}\n", state.efer, state.xcr0, state.dr[6], state.dr[7]);
+  fmt::format_to(out, "  gdtr base {:016x} limit {:04x}   idtr base {:016x} limit {:04x}\n", state.gdtr.base,
+                 state.gdtr.limit, state.idtr.base, state.idtr.limit);
+  fmt::format_to(out, "  cr0 {:016x}  cr2 {:016x}  cr3 {:016x}  cr4 {:016x}\n", state.cr0, state.cr2, state.cr3,
+                 state.cr4);
+  fmt::format_to(out, "  efer {:016x}  xcr0 {:016x}  dr6 {:016x}  dr7 {:016x}\n", state.efer, state.xcr0, state.dr[6],
+                 state.dr[7]);
   return text;
 }
 

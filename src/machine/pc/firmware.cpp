@@ -4,6 +4,8 @@
 
 #include <fmt/format.h>
 
+#include <tuple>
+
 #include "machine/acpi/smbios.h"
 #include "machine/acpi/tables.h"
 #include "machine/byte_image.h"
@@ -25,7 +27,8 @@ ByteImage build_bios_data_area() {
   return area;
 }
 
-Status place(memory::GuestMemory& memory, uint64_t address, uint64_t end, const ByteImage& image, std::string_view what) {
+Status place(memory::GuestMemory& memory, uint64_t address, uint64_t end, const ByteImage& image,
+             std::string_view what) {
   if (image.size() > end - address || !memory.write({address}, image.span()))
     return fail(ErrorCode::kInternal, fmt::format("{} ({} bytes) do not fit at {:#x}", what, image.size(), address));
   return {};
@@ -39,7 +42,8 @@ Result<uint64_t> write_firmware_tables(memory::GuestMemory& memory, const Platfo
   RHEA_TRY(place(memory, kBiosDataArea, kBiosDataArea + 0x100, build_bios_data_area(), "BIOS data"));
   RHEA_TRY(place(memory, kExtendedBiosDataStart, kVideoHoleStart, extended_area, "BIOS data"));
   RHEA_TRY(place(memory, kAcpiTablesBase, kAcpiTablesEnd, build_acpi_tables(platform, kAcpiTablesBase), "ACPI tables"));
-  RHEA_TRY(place(memory, kSmbiosBase, kSmbiosEnd, build_smbios(platform, static_cast<uint32_t>(kSmbiosBase)), "SMBIOS tables"));
+  RHEA_TRY(place(memory, kSmbiosBase, kSmbiosEnd, build_smbios(platform, static_cast<uint32_t>(kSmbiosBase)),
+                 "SMBIOS tables"));
   return kAcpiTablesBase;
 }
 
@@ -48,6 +52,17 @@ void program_boot_lapic(cpu::Lapic& lapic) {
   lapic.io_write(kSpurious, 0x1ff, 4);  // enabled, spurious vector 255
   lapic.io_write(kLint0, 0x700, 4);     // ExtINT
   lapic.io_write(kLint1, 0x400, 4);     // NMI
+}
+
+void program_boot_pics(io::AddressSpace& ports) {
+  constexpr uint16_t kMaster = 0x20, kSlave = 0xa0;
+  constexpr uint8_t kInitialise = 0x11, kMasterVector = 0x08, kSlaveVector = 0x70, k8086Mode = 0x01, kAllMasked = 0xff;
+  constexpr uint8_t kSlaveOnInput2 = 0x04, kSlaveId = 0x02;
+  for (auto [port, vector, cascade] :
+       {std::tuple{kMaster, kMasterVector, kSlaveOnInput2}, std::tuple{kSlave, kSlaveVector, kSlaveId}}) {
+    ports.write(port, kInitialise, 1);
+    for (uint8_t value : {vector, cascade, k8086Mode, kAllMasked}) ports.write(port + 1u, value, 1);
+  }
 }
 
 }  // namespace rhea::machine

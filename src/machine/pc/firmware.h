@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cpu/lapic.h"
+#include "io/address_space.h"
 #include "machine/pc/layout.h"
 #include "memory/guest_memory.h"
 
@@ -13,5 +14,8 @@ Result<uint64_t> write_firmware_tables(memory::GuestMemory& memory, const Platfo
 
 // Virtual wire mode: the 8259s' interrupts and NMIs reach the boot processor. [MP-1.4 3.6.2.2]
 void program_boot_lapic(cpu::Lapic& lapic);
+
+// The 8259s at the vectors that a BIOS gives them (8 and 0x70), all inputs masked.
+void program_boot_pics(io::AddressSpace& ports);
 
 }  // namespace rhea::machine

@@ -13,11 +13,13 @@ namespace rhea::machine {
 
 Result<MemoryLayout> MemoryLayout::create(uint64_t memory_bytes, unsigned physical_address_bits) {
   if (memory_bytes % (1u << 20) != 0)
-    return fail(ErrorCode::kInvalidArgument, fmt::format("memory of {} bytes is not a whole number of MiB", memory_bytes));
+    return fail(ErrorCode::kInvalidArgument,
+                fmt::format("memory of {} bytes is not a whole number of MiB", memory_bytes));
   const uint64_t limit = std::min(kMaxMemoryBytes, uint64_t{1} << (std::clamp(physical_address_bits, 36u, 52u) - 1));
   if (memory_bytes < kMinMemoryBytes || memory_bytes > limit) {
-    return fail(ErrorCode::kInvalidArgument, fmt::format("memory of {} is out of range: {} to {}", base::format_size(memory_bytes),
-                                                         base::format_size(kMinMemoryBytes), base::format_size(limit)));
+    return fail(ErrorCode::kInvalidArgument,
+                fmt::format("memory of {} is out of range: {} to {}", base::format_size(memory_bytes),
+                            base::format_size(kMinMemoryBytes), base::format_size(limit)));
   }
   MemoryLayout layout;
   layout.low_bytes_ = std::min(memory_bytes, kPciHoleStart);

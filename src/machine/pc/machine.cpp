@@ -39,10 +39,12 @@ Machine::~Machine() { threads_.clear(); }
 
 Result<std::unique_ptr<Machine>> Machine::create(Options options, Environment environment) {
   if (options.cpu_count == 0 || options.cpu_count > kMaxCpus) {
-    return fail(ErrorCode::kInvalidArgument,
-                fmt::format("{} processors asked for; this version of Rhea runs exactly {}", options.cpu_count, kMaxCpus));
+    return fail(
+        ErrorCode::kInvalidArgument,
+        fmt::format("{} processors asked for; this version of Rhea runs exactly {}", options.cpu_count, kMaxCpus));
   }
-  MemoryLayout layout = RHEA_TRY(MemoryLayout::create(options.memory_bytes, environment.cpu_model.physical_address_bits()));
+  MemoryLayout layout =
+      RHEA_TRY(MemoryLayout::create(options.memory_bytes, environment.cpu_model.physical_address_bits()));
   std::unique_ptr<Machine> machine(new Machine(std::move(options), std::move(environment), layout));
   RHEA_TRY(machine->build());
   return machine;
@@ -61,7 +63,8 @@ Status Machine::build() {
 
 Status Machine::open_boot_files() {
   kernel_file_ = RHEA_TRY(open_boot_file(options_.kernel_path, "kernel"));
-  for (const std::string& path : options_.initrd_paths) initrd_files_.push_back(RHEA_TRY(open_boot_file(path, "initial RAM disk")));
+  for (const std::string& path : options_.initrd_paths)
+    initrd_files_.push_back(RHEA_TRY(open_boot_file(path, "initial RAM disk")));
   return {};
 }
 
@@ -94,7 +97,8 @@ Status Machine::create_devices() {
                .debug_exit = [this](uint32_t status) { request(Action::kDebugExit, status); }};
   options_.board.memory_below_4g_bytes = layout_.low_bytes();
   options_.board.memory_above_4g_bytes = layout_.high_bytes();
-  pci_ = std::make_unique<devices::PciBus>(devices::PciBus::Context{.memory = physical_, .ports = ports_, .router = router_});
+  pci_ = std::make_unique<devices::PciBus>(
+      devices::PciBus::Context{.memory = physical_, .ports = ports_, .router = router_});
   Board board{.clock = *clock_,
               .physical = physical_,
               .ports = ports_,
@@ -147,7 +151,8 @@ void Machine::reset_hardware() {
 }
 
 Status Machine::boot() {
-  BootFiles files = RHEA_TRY(read_boot_files(kernel_file_, options_.kernel_path, initrd_files_, options_.initrd_paths, *memory_));
+  BootFiles files =
+      RHEA_TRY(read_boot_files(kernel_file_, options_.kernel_path, initrd_files_, options_.initrd_paths, *memory_));
   uint64_t rsdp = RHEA_TRY(write_firmware_tables(*memory_, layout_.describe(options_.cpu_count, options_.name)));
   const MemoryMap map = layout_.memory_map();
   auto loaded = load_kernel({.kernel = files.kernel,
@@ -161,6 +166,7 @@ Status Machine::boot() {
   RHEA_TRACE(log_, base::Trace::kLoader, "{}: {}", options_.kernel_path, loaded->description);
   program_mtrrs(loaded->state, kPciHoleStart, cpu_model_.physical_address_bits());
   program_boot_lapic(*lapics_.front());
+  program_boot_pics(ports_);
   threads_.front()->vcpu().set_state(loaded->state);
   return {};
 }
@@ -176,8 +182,9 @@ MachineExit Machine::run() {
   return exit_.value_or(MachineExit{});
 }
 
-void Machine::press_power_button() {
-  if (power_management_) power_management_->press_power_button();
+bool Machine::press_power_button() {
+  power_management_->press_power_button();
+  return power_management_->acpi_enabled();
 }
 
 void Machine::request_stop() { request(Action::kStop); }
@@ -244,7 +251,8 @@ void Machine::handle_stopped() {
       if (!options_.reboot) return finish({.kind = MachineExit::Kind::kResetRequested});
       reset_hardware();
       if (auto booted = boot(); !booted)
-        return finish({.kind = MachineExit::Kind::kHostError, .text = booted.error().context("cannot restart the guest").to_string()});
+        return finish({.kind = MachineExit::Kind::kHostError,
+                       .text = booted.error().context("cannot restart the guest").to_string()});
       break;
     }
     case Action::kNone: break;

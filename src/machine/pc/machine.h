@@ -59,9 +59,9 @@ class Machine {
     std::string kernel_path;
     std::vector<std::string> initrd_paths;  // Multiboot and PVH kernels get each as a module
     std::string command_line;
-    bool reboot = true;                     // a reset restarts the guest
-    bool start_paused = false;              // for a debugger: resume() starts it
-    BoardOptions board;                     // its memory sizes are filled in
+    bool reboot = true;         // a reset restarts the guest
+    bool start_paused = false;  // for a debugger: resume() starts it
+    BoardOptions board;         // its memory sizes are filled in
   };
   // What the machine stands on. Log and loop outlive it.
   struct Environment {
@@ -82,8 +82,8 @@ class Machine {
   // Runs the event loop until the guest's end.
   MachineExit run();
 
-  // Any thread.
-  void press_power_button();
+  // Any thread. False if the guest has not enabled ACPI: then nothing in it listens.
+  bool press_power_button();
   void request_stop();
 
   // Every device, processor and clock; RAM is not included. Only while paused or before run().
@@ -123,13 +123,13 @@ class Machine {
   void map_memory();
   Status create_devices();
   Status create_processors();
-  Status boot();            // firmware tables, kernel, boot processor's state
+  Status boot();  // firmware tables, kernel, boot processor's state
   void reset_hardware();
   void request(Action action, uint32_t status = 0);
   void stop_processors();
   bool stop_wanted();
   void on_vcpu_stopped(unsigned index, cpu::StopReason reason);
-  void handle_stopped();    // all vCPUs are parked
+  void handle_stopped();  // all vCPUs are parked
   void finish(MachineExit exit);
   void resume_all();
   bool all_parked() const;

@@ -40,11 +40,14 @@ void Machine::save_state(state::StateWriter& writer) const {
   auto state = std::make_unique<cpu::CpuState>();
   for (size_t i = 0; i < threads_.size(); ++i) {
     threads_[i]->vcpu().get_state(*state);
-    writer.section(fmt::format("cpu{}", i), cpu::kCpuStateVersion, [&](state::StateWriter& section) { cpu::save(section, *state); });
-    writer.section(fmt::format("lapic{}", i), kProcessorVersion, [&](state::StateWriter& section) { lapics_[i]->save_state(section); });
+    writer.section(fmt::format("cpu{}", i), cpu::kCpuStateVersion,
+                   [&](state::StateWriter& section) { cpu::save(section, *state); });
+    writer.section(fmt::format("lapic{}", i), kProcessorVersion,
+                   [&](state::StateWriter& section) { lapics_[i]->save_state(section); });
   }
   for (const NamedDevice& entry : devices_) {
-    writer.section(entry.spec->name, entry.spec->state_version, [&](state::StateWriter& section) { entry.device->save_state(section); });
+    writer.section(entry.spec->name, entry.spec->state_version,
+                   [&](state::StateWriter& section) { entry.device->save_state(section); });
   }
 }
 
@@ -58,10 +61,12 @@ Status Machine::load_state(state::StateReader& reader) {
     section.field("low_bytes", low_bytes);
     section.field("high_bytes", high_bytes);
     section.field("cpu_count", cpu_count);
-    section.validate(low_bytes == layout_.low_bytes() && high_bytes == layout_.high_bytes(), "describes a machine with other memory");
+    section.validate(low_bytes == layout_.low_bytes() && high_bytes == layout_.high_bytes(),
+                     "describes a machine with other memory");
     section.validate(cpu_count == threads_.size(), "describes a machine with another number of processors");
   });
-  reader.section("offer", kMachineVersion, [&](state::StateReader& section) { check(cpu::load_offer(section, cpu_model_)); });
+  reader.section("offer", kMachineVersion,
+                 [&](state::StateReader& section) { check(cpu::load_offer(section, cpu_model_)); });
   reader.section("clock", kClockVersion, [&](state::StateReader& section) { check(load_clock(section, *clock_)); });
   auto state = std::make_unique<cpu::CpuState>();
   for (size_t i = 0; i < threads_.size() && reader.ok(); ++i) {
@@ -70,10 +75,12 @@ Status Machine::load_state(state::StateReader& reader) {
       check(loaded);
       if (loaded) threads_[i]->vcpu().set_state(*state);
     });
-    reader.section(fmt::format("lapic{}", i), kProcessorVersion, [&](state::StateReader& section) { check(lapics_[i]->load_state(section)); });
+    reader.section(fmt::format("lapic{}", i), kProcessorVersion,
+                   [&](state::StateReader& section) { check(lapics_[i]->load_state(section)); });
   }
   for (const NamedDevice& entry : devices_) {
-    reader.section(entry.spec->name, entry.spec->state_version, [&](state::StateReader& section) { check(entry.device->load_state(section)); });
+    reader.section(entry.spec->name, entry.spec->state_version,
+                   [&](state::StateReader& section) { check(entry.device->load_state(section)); });
   }
   return reader.status();
 }

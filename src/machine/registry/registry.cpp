@@ -46,9 +46,10 @@ Created create_pit(Board& board) {
 }
 
 Created create_rtc(Board& board) {
-  auto rtc = std::make_unique<devices::Rtc>(devices::Rtc::Options{.memory_below_4g_bytes = board.options.memory_below_4g_bytes,
-                                                                  .memory_above_4g_bytes = board.options.memory_above_4g_bytes},
-                                            devices::Rtc::Context{.clock = board.clock, .irq = {&board.router, 8}});
+  auto rtc = std::make_unique<devices::Rtc>(
+      devices::Rtc::Options{.memory_below_4g_bytes = board.options.memory_below_4g_bytes,
+                            .memory_above_4g_bytes = board.options.memory_above_4g_bytes},
+      devices::Rtc::Context{.clock = board.clock, .irq = {&board.router, 8}});
   rtc->map_into(board.ports);
   return rtc;
 }
@@ -60,7 +61,8 @@ Created create_serial(Board& board) {
   constexpr const char* kNames[] = {"serial0", "serial1"};
   auto uart = std::make_unique<devices::Uart16550>(
       devices::Uart16550::Options{.name = kNames[kIndex], .port = kPorts[kIndex]},
-      devices::Uart16550::Context{.clock = board.clock, .irq = {&board.router, kIrqs[kIndex]}, .backend = board.options.serial[kIndex]});
+      devices::Uart16550::Context{
+          .clock = board.clock, .irq = {&board.router, kIrqs[kIndex]}, .backend = board.options.serial[kIndex]});
   uart->map_into(board.ports);
   return uart;
 }
@@ -79,17 +81,18 @@ Created create_port92(Board& board) {
 }
 
 Created create_acpi_pm(Board& board) {
-  auto pm = std::make_unique<devices::AcpiPm>(devices::AcpiPm::Options{},
-                                              devices::AcpiPm::Context{.clock = board.clock,
-                                                                       .sci = {&board.router, devices::pm_regs::kSciGsi},
-                                                                       .power_off = board.requests.power_off});
+  auto pm = std::make_unique<devices::AcpiPm>(
+      devices::AcpiPm::Options{}, devices::AcpiPm::Context{.clock = board.clock,
+                                                           .sci = {&board.router, devices::pm_regs::kSciGsi},
+                                                           .power_off = board.requests.power_off});
   pm->map_into(board.ports);
   board.power_management = pm.get();
   return pm;
 }
 
 Created create_reset_register(Board& board) {
-  auto reset = std::make_unique<devices::ResetRegister>(devices::ResetRegister::Context{.request_reset = board.requests.reset});
+  auto reset =
+      std::make_unique<devices::ResetRegister>(devices::ResetRegister::Context{.request_reset = board.requests.reset});
   board.reset_register = reset.get();
   return reset;
 }
@@ -110,13 +113,15 @@ Created create_lpc_bridge(Board& board) {
 }
 
 Created create_debug_exit(Board& board) {
-  auto port = std::make_unique<devices::DebugExit>(devices::DebugExit::Options{}, devices::DebugExit::Context{.exit = board.requests.debug_exit});
+  auto port = std::make_unique<devices::DebugExit>(devices::DebugExit::Options{},
+                                                   devices::DebugExit::Context{.exit = board.requests.debug_exit});
   port->map_into(board.ports);
   return port;
 }
 
 Created create_debugcon(Board& board) {
-  auto port = std::make_unique<devices::Debugcon>(devices::Debugcon::Options{}, devices::Debugcon::Context{.sink = board.options.debugcon});
+  auto port = std::make_unique<devices::Debugcon>(devices::Debugcon::Options{},
+                                                  devices::Debugcon::Context{.sink = board.options.debugcon});
   port->map_into(board.ports);
   return port;
 }
@@ -134,8 +139,10 @@ constexpr BoardDevice kRegistry[] = {
     {"reset-register", "reset control register 0xcf9", 1, always, create_reset_register},
     {"host-bridge", "Q35 host bridge", 1, always, create_host_bridge},
     {"lpc-bridge", "ICH9 LPC bridge", 1, always, create_lpc_bridge},
-    {"debug-exit", "debug-exit port 0xf4", 1, [](const BoardOptions& options) { return options.debug_exit; }, create_debug_exit},
-    {"debugcon", "debug console port 0xe9", 1, [](const BoardOptions& options) { return static_cast<bool>(options.debugcon); }, create_debugcon},
+    {"debug-exit", "debug-exit port 0xf4", 1, [](const BoardOptions& options) { return options.debug_exit; },
+     create_debug_exit},
+    {"debugcon", "debug console port 0xe9", 1,
+     [](const BoardOptions& options) { return static_cast<bool>(options.debugcon); }, create_debugcon},
 };
 
 }  // namespace

@@ -52,7 +52,7 @@ struct Board {
 
 // One device of the board.
 struct BoardDevice {
-  std::string_view name;          // of the instance: its section in saved state
+  std::string_view name;  // of the instance: its section in saved state
   std::string_view description;
   uint32_t state_version;
   bool (*wanted)(const BoardOptions&);

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+// The command line: what it accepts, and the one line it answers to mistakes.
+#include "app/options.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <initializer_list>
+
+namespace rhea::app {
+namespace {
+
+using testing::AllOf;
+using testing::HasSubstr;
+using testing::Not;
+
+Result<Invocation> parse(std::initializer_list<const char*> arguments) {
+  std::vector<const char*> argv = {"rhea"};
+  argv.insert(argv.end(), arguments);
+  argv.push_back(nullptr);
+  return parse_command_line(static_cast<int>(argv.size()) - 1, argv.data());
+}
+std::string error_of(std::initializer_list<const char*> arguments) {
+  auto result = parse(arguments);
+  return result ? "accepted" : result.error().to_string();
+}
+
+TEST(Options, RunWithEverything) {
+  auto result = parse({"run",
+                       "--kernel",
+                       "k",
+                       "--initrd",
+                       "a",
+                       "--initrd",
+                       "b",
+                       "--append",
+                       "console=ttyS0 -x",
+                       "-m",
+                       "2G",
+                       "-c",
+                       "3",
+                       "--cpu",
+                       "x86-64-v2",
+                       "--engine",
+                       "dbt",
+                       "--name",
+                       "vm",
+                       "--console",
+                       "file:/x/y",
+                       "--no-reboot",
+                       "--trace",
+                       "irq",
+                       "--stats",
+                       "--debug-exit",
+                       "--debugcon",
+                       "stdio",
+                       "--gdb",
+                       "tcp:localhost:1234",
+                       "--gdb-wait",
+                       "--clock",
+                       "instructions",
+                       "--dbt-opt=0",
+                       "--dbt-verify=1000",
+                       "--dbt-cache",
+                       "1M"});
+  ASSERT_TRUE(result) << result.error().to_string();
+  ASSERT_TRUE(result->run);
+  const RunOptions& run = *result->run;
+  EXPECT_EQ(run.kernel, "k");
+  EXPECT_EQ(run.initrds, (std::vector<std::string>{"a", "b"}));
+  EXPECT_EQ(run.command_line, "console=ttyS0 -x");
+  EXPECT_EQ(run.memory_bytes, uint64_t{2} << 30);
+  EXPECT_EQ(run.cpu_count, 3u);
+  EXPECT_EQ(run.cpu_model, "x86-64-v2");
+  EXPECT_EQ(run.console, ConsoleKind::kFile);
+  EXPECT_EQ(run.console_path, "/x/y");
+  EXPECT_FALSE(run.reboot);
+  EXPECT_TRUE(run.statistics && run.debug_exit && run.gdb_wait);
+  EXPECT_EQ(run.clock, ClockKind::kInstructions);
+  EXPECT_EQ(run.dbt_opt, 0);
+  EXPECT_EQ(run.dbt_verify, 1000u);
+  EXPECT_EQ(run.dbt_cache_bytes, 1u << 20);
+}
+
+TEST(Options, DefaultsAndLongForms) {
+  auto result = parse({"run", "--kernel=k", "--memory=64M", "--append=-v"});
+  ASSERT_TRUE(result) << result.error().to_string();
+  EXPECT_EQ(result->run->memory_bytes, 64u << 20);
+  EXPECT_EQ(result->run->command_line, "-v");
+  EXPECT_EQ(result->run->cpu_count, 1u);
+  EXPECT_TRUE(result->run->reboot);
+}
+
+// An argument that looks like an option is still the value of the option before it.
+TEST(Options, CommandLineMayStartWithADash) {
+  auto result = parse({"run", "--kernel", "k", "--append", "--verbose"});
+  ASSERT_TRUE(result) << result.error().to_string();
+  EXPECT_EQ(result->run->command_line, "--verbose");
+}
+
+TEST(Options, MistakesAreOneLineWithTheNearestRightWord) {
+  EXPECT_EQ(error_of({}), "no command given; `rhea --help` shows all");
+  EXPECT_EQ(error_of({"runn"}), "unknown command 'runn' (did you mean 'run'?)");
+  EXPECT_EQ(error_of({"run"}), "no kernel given: use --kernel FILE");
+  EXPECT_EQ(error_of({"run", "--kernel", "k", "--memroy", "1G"}),
+            "unknown option '--memroy' (did you mean '--memory'?)");
+  EXPECT_EQ(error_of({"run", "--kernal=k"}), "unknown option '--kernal' (did you mean '--kernel'?)");
+  EXPECT_EQ(error_of({"run", "--kernel", "k", "extra"}), "unexpected argument 'extra'");
+  EXPECT_EQ(error_of({"--verison"}), "unknown option '--verison' (did you mean '--version'?)");
+  EXPECT_THAT(error_of({"run", "--kernel"}), HasSubstr("--kernel"));
+  EXPECT_THAT(error_of({"run", "--kernel", "k", "-m", "lots"}),
+              AllOf(HasSubstr("--memory takes a size"), HasSubstr("'lots'")));
+  EXPECT_THAT(error_of({"run", "--kernel", "k", "-c", "0"}), HasSubstr("--cpus takes a number from 1"));
+  EXPECT_THAT(error_of({"run", "--kernel", "k", "-c", "-3"}), HasSubstr("--cpus"));
+  EXPECT_THAT(error_of({"run", "--kernel", "k", "-c", "99999999999999999999999"}), HasSubstr("--cpus"));
+  EXPECT_THAT(error_of({"run", "--kernel", "k", "--engine", "kvm"}), HasSubstr("not built yet"));
+  EXPECT_THAT(error_of({"run", "--kernel", "k", "--engine", "dtb"}), HasSubstr("did you mean 'dbt'?"));
+  EXPECT_THAT(error_of({"run", "--kernel", "k", "--console", "sdtio"}), HasSubstr("did you mean 'stdio'?"));
+  EXPECT_THAT(error_of({"run", "--kernel", "k", "--clock", "sundial"}), HasSubstr("host, instructions"));
+  EXPECT_THAT(error_of({"run", "--kernel", "k", "--gdb-wait"}), HasSubstr("--gdb-wait needs --gdb"));
+  EXPECT_THAT(error_of({"run", "--kernel", "k", "--kernel", "l"}), HasSubstr("--kernel"));
+  for (auto arguments :
+       {std::initializer_list<const char*>{"run", "-m", "lots"}, {"help", "nothing"}, {"run", "--", "x"}})
+    EXPECT_THAT(error_of(arguments), Not(HasSubstr("\n")));
+}
+
+TEST(Options, HelpShowsAllOptions) {
+  for (auto arguments : {std::initializer_list<const char*>{"run", "--help"}, {"help", "run"}}) {
+    auto result = parse(arguments);
+    ASSERT_TRUE(result);
+    EXPECT_FALSE(result->run);
+    for (const char* option : {"--kernel", "--initrd", "--append", "--memory", "--cpus", "--cpu", "--engine", "--name",
+                               "--console", "--no-reboot", "--trace", "--stats", "--gdb", "--debug-exit", "--debugcon",
+                               "--clock", "--dbt-opt", "--dbt-verify"})
+      EXPECT_THAT(result->print, HasSubstr(option));
+  }
+  for (auto arguments : {std::initializer_list<const char*>{"--help"}, {"help"}, {"-h"}}) {
+    auto result = parse(arguments);
+    ASSERT_TRUE(result);
+    EXPECT_THAT(result->print, AllOf(HasSubstr("run"), HasSubstr("version")));
+  }
+  EXPECT_THAT(parse({"version"})->print, HasSubstr("rhea 0."));
+  EXPECT_EQ(parse({"--version"})->print, parse({"version"})->print);
+  EXPECT_EQ(error_of({"help", "rnu"}), "unknown command 'rnu' (did you mean 'run'?)");
+}
+
+}  // namespace
+}  // namespace rhea::app
