@@ -24,15 +24,17 @@ set(RHEA_DBT_SYSTEM_SOURCES
   system/x87_environment.cpp
 )
 set(RHEA_DBT_SYSTEM_TESTS
-  system/legacy_test.cpp
-  system/machine_fake_test.cpp
   system/control_test.cpp
   system/events_test.cpp
   system/far_test.cpp
+  system/legacy_test.cpp
+  system/machine_fake_test.cpp
   system/paging_test.cpp
   system/segments_test.cpp
   system/state_instructions_test.cpp
   system/strings_test.cpp
+  system/system_fuzz.cpp
+  system/system_stress_test.cpp
 )
 
 # These run while the guest's vector registers are live: besides -mgeneral-regs-only (set by rhea_module),
@@ -46,6 +48,8 @@ set_source_files_properties(${RHEA_DBT_SYSTEM_SOURCES} PROPERTIES COMPILE_FLAGS 
 
 # A processor without a translator: the fake runtime's services stand in for runtime/services.cpp.
 rhea_test(dbt_system SOURCES ${RHEA_DBT_SYSTEM_TESTS} DEPS rhea_dbt rhea_cpu rhea_isa rhea_io rhea_memory rhea_testing)
+rhea_fuzz(dbt_system SOURCES system/system_fuzz.cpp system/machine_fake_test.cpp
+  DEPS rhea_dbt rhea_cpu rhea_isa rhea_io rhea_memory rhea_testing GTest::gtest)
 if(BUILD_TESTING AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND NOT RHEA_SANITIZE)
   add_test(NAME dbt_general_registers
     COMMAND ${CMAKE_COMMAND} -DOBJDUMP=${CMAKE_OBJDUMP} "-DOBJECTS=$<TARGET_OBJECTS:rhea_dbt>"
