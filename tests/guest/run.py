@@ -32,6 +32,7 @@ GUESTS = [
     Guest("exceptions"),
     Guest("paging"),
     Guest("paging32"),
+    Guest("realmode"),
     Guest("rings"),
     Guest("timers"),
     Guest("irq"),
