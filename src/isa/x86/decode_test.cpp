@@ -92,6 +92,20 @@ TEST(Decode, MandatoryPrefixes) {
   EXPECT_EQ(text({0x66, 0xf3, 0x0f, 0x38, 0xf6, 0xc1}), "adox   eax,ecx");
 }
 
+TEST(Decode, WithoutTheFeature) {
+  Insn insn = decode_bytes({0xf3, 0x0f, 0xbc, 0xc1}).insn;
+  ASSERT_TRUE(substitute_without_feature(insn));
+  EXPECT_EQ(insn.row, RowId::BSF_Gv_Ev);
+  EXPECT_EQ(insn.mandatory_prefix, 0);
+  EXPECT_EQ(insn.operands[0].access, OperandAccess::kReadWrite);
+  EXPECT_EQ(disassemble(insn, 0), "bsf    eax,ecx");
+  insn = decode_bytes({0x66, 0xf3, 0x0f, 0xbd, 0xc1}).insn;
+  ASSERT_TRUE(substitute_without_feature(insn));
+  EXPECT_EQ(disassemble(insn, 0), "bsr    ax,cx");
+  insn = decode_bytes({0xf3, 0x0f, 0xb8, 0xc1}).insn;
+  EXPECT_FALSE(substitute_without_feature(insn)) << "POPCNT";
+}
+
 TEST(Decode, NopPauseXchg) {
   EXPECT_EQ(text({0x90}), "nop");
   EXPECT_EQ(text({0xf3, 0x90}), "pause");

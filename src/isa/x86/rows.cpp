@@ -335,6 +335,18 @@ constexpr uint16_t parse_gpr_set(std::string_view text) {
   return set;
 }
 
+constexpr RowId row_named(std::string_view name) {
+  constexpr std::string_view kNames[] = {
+#define ROW(name, ...) #name,
+#include "isa/x86/rows.inc"
+#undef ROW
+  };
+  for (size_t id = 0; id < kRowCount; ++id)
+    if (kNames[id] == name) return static_cast<RowId>(id);
+  malformed_row("row name");
+  return {};
+}
+
 constexpr void parse_attributes(RowInfo& info, RowEncoding& row, std::string_view text) {
   for (auto word = next_word(text, ' '); !word.empty(); word = next_word(text, ' ')) {
     if (word == "lock")
@@ -363,12 +375,15 @@ constexpr void parse_attributes(RowInfo& info, RowEncoding& row, std::string_vie
       info.implicit_read |= parse_gpr_set(word.substr(3));
     else if (starts_with(word, "iw="))
       info.implicit_write |= parse_gpr_set(word.substr(3));
+    else if (starts_with(word, "else="))
+      info.without_feature = row_named(word.substr(5));
     else
       malformed_row("attribute");
   }
 }
 
 struct RowColumns {
+  RowId id;
   std::string_view name, mnemonic, encoding, operands, flags, feature, attributes;
   Translation translation;
 };
@@ -383,6 +398,7 @@ constexpr ParsedRow parse_row(const RowColumns& columns) {
   RowInfo& info = row.info;
   RowEncoding& encoding = row.encoding;
   info.name = columns.name;
+  info.without_feature = columns.id;
   info.mnemonic = columns.mnemonic;
   info.encoding = columns.encoding;
   info.operands = columns.operands;
@@ -406,7 +422,7 @@ using enum Translation;
 // One constant per row: compilers limit the work of each constant evaluation, not of all together.
 #define ROW(name, mnemonic, encoding, operands, flags, feature, attributes, translation) \
   constexpr ParsedRow kRow_##name =                                                      \
-      parse_row({#name, mnemonic, encoding, operands, flags, feature, attributes, translation});
+      parse_row({RowId::name, #name, mnemonic, encoding, operands, flags, feature, attributes, translation});
 #include "isa/x86/rows.inc"
 #undef ROW
 
@@ -465,6 +481,18 @@ constexpr OpcodeTable kOpcodeTable = build_opcode_table();
 
 const RowInfo& row_info(RowId row) { return kRowInfos[static_cast<size_t>(row)]; }
 unsigned row_count() { return static_cast<unsigned>(kRowCount); }
+
+bool substitute_without_feature(Insn& insn) {
+  const RowId other = row_info(insn.row).without_feature;
+  if (other == insn.row) return false;
+  insn.row = other;
+  // The prefix is then one without effect.
+  insn.rep = insn.mandatory_prefix == 0xf3;
+  insn.repne = insn.mandatory_prefix == 0xf2;
+  insn.mandatory_prefix = row_encoding(other).mandatory;
+  for (unsigned i = 0; i < insn.operand_count; ++i) insn.operands[i].access = row_encoding(other).operands[i].access;
+  return true;
+}
 
 FlagEffects flag_effects(const Insn& insn) {
   const RowInfo& info = row_info(insn.row);

@@ -91,11 +91,16 @@ struct RowInfo {
   uint16_t implicit_write;
   bool implicit_xmm0_write;   // PCMPESTRM, PCMPISTRM
   bool string;                // REP/REPE/REPNE apply
+  RowId without_feature;      // the row itself: #UD where the feature is missing
   std::string_view encoding;  // the columns of rows.inc as they stand
   std::string_view operands;
 };
 
 const RowInfo& row_info(RowId row);
+
+// Makes an instruction whose feature the CPU model lacks into what such a processor executes (TZCNT: BSF, LZCNT: BSR).
+// False: it raises #UD.
+bool substitute_without_feature(Insn& insn);
 unsigned row_count();
 
 // Flags of one decoded instruction, exact where the row is not: a shift by a constant that masks to zero

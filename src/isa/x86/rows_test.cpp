@@ -67,6 +67,10 @@ TEST(Rows, ColumnsAgree) {
     const RowInfo& info = row_info(row);
     const RowEncoding& encoding = row_encoding(row);
     EXPECT_EQ(info.flags_written & info.flags_undefined, 0) << info.name;
+    if (info.without_feature != row) {
+      const RowInfo& other = row_info(info.without_feature);
+      EXPECT_TRUE(other.feature.empty() && other.operands.substr(1) == info.operands.substr(1)) << info.name;
+    }
     if (info.lockable) {
       ASSERT_GT(encoding.operand_count, 0) << info.name;
       EXPECT_EQ(encoding.operands[0].access, OperandAccess::kReadWrite) << info.name;
