@@ -11,8 +11,11 @@ import argparse
 import dataclasses
 import os
 import pathlib
+import re
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 
 PASSED_STATUS = (16 << 1) | 1  # see finish() in lib/guest.h
@@ -52,8 +55,13 @@ class Result:
 
 
 def rhea_command(options, guest, image):
+    """The engine as users run it."""
     command = [str(options.rhea), "run", "--kernel", str(image), "--debug-exit", "--console", "stdio", "--memory", "256M", "--no-reboot"]
     return command + list(guest.extra) + options.rhea_option
+
+
+def reference_command(options, guest, image):
+    return rhea_command(options, guest, image) + ["--dbt-opt=0"]
 
 
 def qemu_command(_options, _guest, image):
@@ -94,6 +102,68 @@ def run(command, guest, wanted_status):
     return result
 
 
+GDB_SCRIPT = """set pagination off
+set confirm off
+file {symbols}
+target remote {socket}
+break guest_main
+continue
+printf "stopped in ring %d, paging %d\\n", $cs & 3, ($cr0 >> 31) & 1
+stepi
+hbreak run_user
+continue
+delete
+set var *(int*)0x300000 = 0x1234567
+printf "memory %#x\\n", *(int*)0x300000
+set $rax = 0x5555
+printf "rax %#x\\n", $rax
+x/i $rip
+detach
+"""
+
+
+def debug_session(options):
+    """The real gdb on a guest: breakpoints by symbol, step, registers, memory; after detaching the guest ends well."""
+    if not shutil.which("gdb"):
+        return Result([], [], ["gdb: not installed"], "")
+    image = options.build_dir / "tests/guest/paging.elf"
+    result = Result([], [], [], "")
+    with tempfile.TemporaryDirectory(prefix="rhea-gdb-") as folder:
+        socket, script = f"{folder}/socket", f"{folder}/script"
+        pathlib.Path(script).write_text(GDB_SCRIPT.format(symbols=f"{image}.linked", socket=socket))
+        command = rhea_command(options, Guest("paging"), image) + ["--gdb", f"unix:{socket}", "--gdb-wait"]
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as guest:
+            try:
+                deadline = time.monotonic() + 20
+                while not os.path.exists(socket) and guest.poll() is None and time.monotonic() < deadline:
+                    time.sleep(0.02)
+                gdb = subprocess.run(["gdb", "-nx", "-nh", "-batch", "-x", script], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                     stderr=subprocess.STDOUT, timeout=30, check=False)
+                output = guest.communicate(timeout=30)[0].decode(errors="replace")
+            except subprocess.TimeoutExpired:
+                guest.kill()
+                result.failed.append("gdb-session (no end)")
+                return result
+    said = gdb.stdout.decode(errors="replace")
+    expected = {"gdb-breakpoint": r"Breakpoint 1, .* in guest_main", "gdb-registers": "stopped in ring 0, paging 1",
+                "gdb-hardware-breakpoint": r"Breakpoint 2, .* in run_user", "gdb-memory": "memory 0x1234567", "gdb-write-register": "rax 0x5555",
+                "gdb-disassembly": "=> 0x"}
+    for name, pattern in expected.items():
+        (result.ok if re.search(pattern, said) else result.failed).append(name)
+    ended = guest.returncode == PASSED_STATUS and " 0 failed," in output
+    (result.ok if ended else result.failed).append("gdb-detach-runs-on")
+    result.text = said
+    print(f"gdb: {len(result.ok)} passed, {len(result.failed)} failed")
+    return result
+
+
+def report(options, name, result):
+    if options.verbose or result.failed:
+        print("".join(f"    {line}\n" for line in result.text.splitlines() if options.verbose or not line.startswith("ok ")), end="")
+    for failure in result.failed:
+        print(f"FAIL {name}: {failure}")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--build-dir", type=pathlib.Path, default=os.environ.get("RHEA_BUILD_DIR", "build"))
@@ -110,8 +180,8 @@ def main():
     unknown = set(options.guests) - {guest.name for guest in GUESTS}
     if unknown:
         parser.error("unknown guests: " + " ".join(sorted(unknown)))
-    passed = failed = skipped = 0
-    engines = [] if options.only_qemu else [("rhea", rhea_command)]
+    results = []
+    engines = [] if options.only_qemu else [("rhea", rhea_command), ("rhea, reference mode", reference_command)]
     if options.vs_qemu or options.only_qemu:
         engines.append(("qemu", qemu_command))
     for engine, make_command in engines:
@@ -120,15 +190,14 @@ def main():
             if options.guests and guest.name not in options.guests:
                 continue
             image = options.build_dir / "tests/guest" / f"{guest.name}.elf"
-            wanted = guest.rhea_status if engine == "rhea" else guest.qemu_status
+            wanted = guest.qemu_status if engine == "qemu" else guest.rhea_status
             result = run(make_command(options, guest, image), guest, wanted)
-            if options.verbose or result.failed:
-                print("".join(f"    {line}\n" for line in result.text.splitlines() if options.verbose or not line.startswith("ok ")), end="")
-            for name in result.failed:
-                print(f"FAIL {guest.name}: {name}")
-            passed += len(result.ok)
-            failed += len(result.failed)
-            skipped += len(result.skipped)
+            report(options, guest.name, result)
+            results.append(result)
+    if not options.only_qemu and not options.guests:
+        results.append(debug_session(options))
+        report(options, "gdb", results[-1])
+    passed, failed, skipped = (sum(len(getattr(result, kind)) for result in results) for kind in ("ok", "failed", "skipped"))
     print(f"{passed} passed, {failed} failed, {skipped} skipped")
     return 1 if failed else 0
 
