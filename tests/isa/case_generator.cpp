@@ -22,8 +22,15 @@ namespace {
 constexpr uint16_t kSubroutineOffset = 0xc00;
 constexpr uint8_t kFsSegment = 4;
 
-void choose_place(Rng& random, bool mode32, bool sequence, Program& program) {
+void choose_place(Rng& random, bool mode32, bool sequence, bool writable_code, Program& program) {
   program.mode32 = mode32;
+  if (writable_code && random.chance(1, 12)) {  // in a page that is written, too
+    program.linear = kSelfModifyingLinear + (!mode32 && random.chance(1, 2) ? kHighOffset : 0);
+    program.image_start = image_offset(BackingPage::kSelfModifying);
+    program.room = kPage;
+    program.section_start = {static_cast<uint16_t>(random.below(0x100)), kSubroutineOffset};
+    return;
+  }
   program.linear = kCodeLinear + (!mode32 && random.chance(1, 2) ? kHighOffset : 0);
   program.image_start = image_offset(BackingPage::kCode0);
   program.room = kCodeRoom;
@@ -69,6 +76,10 @@ GenerateOptions single_options(const Combo& combo, const RowInfo& info, Rng& ran
       break;
     default:
       break;
+  }
+  if (info.mnemonic.starts_with("xsave") || info.mnemonic.starts_with("xrstor")) {  // EDX:EAX chooses components
+    options.allowed_bases &= static_cast<uint16_t>(~5);
+    options.allowed_indexes &= static_cast<uint16_t>(~5);
   }
   if (info.name == "INT_Ib") {
     options.set_immediate = true;
@@ -122,7 +133,9 @@ bool CaseGenerator::make(uint64_t number, TestCase& test_case, Input& input) con
     test_case = TestCase{.seed = seed_, .number = number, .row = combo.row, .form = combo.form};
     test_case.sequence = (number / combos_.size()) % 2 == 1;
     random_state(random, mode, test_case.state);
-    choose_place(random, mode, test_case.sequence, test_case.program);
+    // A string instruction that runs over itself stops wherever the processor notices.
+    const bool string = rhea::isa::x86::row_info(combo.row).string;
+    choose_place(random, mode, test_case.sequence, test_case.sequence && !string, test_case.program);
     const bool made = test_case.sequence ? make_sequence(combo, filler, random, test_case) : make_single(combo, random, test_case);
     if (mode)
       for (uint64_t& value : test_case.state.gpr) value &= 0xffffffff;

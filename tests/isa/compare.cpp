@@ -39,35 +39,53 @@ uint32_t visible_error_code(const Outcome& outcome) {
   return outcome.vector == 14 && outcome.fault_address >= kUserTop ? outcome.error_code & ~1u : outcome.error_code;
 }
 
-bool same_vectors(const MachineState& expected, const MachineState& actual, bool ignore_pointers) {
+bool same_vectors(const MachineState& expected, const MachineState& actual) {
   const auto same = [&](size_t from, size_t size) {
     return std::memcmp(expected.xsave.data() + from, actual.xsave.data() + from, size) == 0;
   };
   for (size_t i = 0; i < 8; ++i)
     if (!same(kXsaveX87 + 16 * i, 10)) return false;
-  return same(0, kXsaveFtw + 1) && (ignore_pointers || same(kXsaveFop, kXsaveMxcsr - kXsaveFop)) && same(kXsaveMxcsr, 4) && same(kXsaveXmm, 256) && same(kXsaveYmmHigh, 256);
+  return same(0, kXsaveFtw + 1) && same(kXsaveFop, kXsaveMxcsr + 4 - kXsaveFop) && same(kXsaveXmm, 256) && same(kXsaveYmmHigh, 256);
 }
 
-void compare_vectors(Comparison& comparison, const MachineState& expected, const MachineState& actual, bool ignore_pointers) {
-  if (same_vectors(expected, actual, ignore_pointers)) return;  // nearly always, and there is much to format below
+// The sign bits of a gather's mask elements.
+uint32_t mask_bits(const MachineState& state, const Tolerance& tolerance) {
+  const auto reg = static_cast<size_t>(tolerance.gather_mask);
+  uint32_t bits = 0;
+  for (unsigned i = 0; i < tolerance.gather_elements; ++i) {
+    const size_t last = (i + 1u) * tolerance.gather_element_bytes - 1;
+    const std::byte top = last < 16 ? state.xsave[kXsaveXmm + 16 * reg + last] : state.xsave[kXsaveYmmHigh + 16 * reg + last - 16];
+    bits |= static_cast<uint32_t>(top >> 7) << i;
+  }
+  return bits;
+}
+
+void compare_vectors(Comparison& comparison, const MachineState& expected, const MachineState& actual, const Tolerance& tolerance) {
+  if (same_vectors(expected, actual)) return;  // nearly always, and there is much to format below
   const auto x = [&](auto type, std::string_view field, size_t offset) {
     using T = decltype(type);
     comparison.number(field, expected.xsave_field<T>(offset), actual.xsave_field<T>(offset));
   };
   x(uint16_t{}, "fcw", kXsaveFcw);
-  x(uint16_t{}, "fsw", kXsaveFsw);
-  x(uint8_t{}, "ftw", kXsaveFtw);
-  if (!ignore_pointers) {
+  if (!tolerance.x87_pointers) {
     x(uint16_t{}, "fop", kXsaveFop);
     x(uint64_t{}, "fip", kXsaveFip);
     x(uint64_t{}, "fdp", kXsaveFdp);
   }
-  x(uint32_t{}, "mxcsr", kXsaveMxcsr);
-  for (size_t i = 0; i < 8; ++i) {
-    const size_t at = kXsaveX87 + 16 * i;
-    comparison.bytes(fmt::format("st{}", i), expected.xsave.data() + at, actual.xsave.data() + at, 10);
+  if (!tolerance.mxcsr) x(uint32_t{}, "mxcsr", kXsaveMxcsr);
+  if (!tolerance.x87_stack) {
+    x(uint16_t{}, "fsw", kXsaveFsw);
+    x(uint8_t{}, "ftw", kXsaveFtw);
+    for (size_t i = 0; i < 8; ++i) {
+      const size_t at = kXsaveX87 + 16 * i;
+      comparison.bytes(fmt::format("st{}", i), expected.xsave.data() + at, actual.xsave.data() + at, 10);
+    }
   }
   for (size_t i = 0; i < 16; ++i) {
+    if (static_cast<int>(i) == tolerance.gather_mask) {
+      comparison.number("gather mask", mask_bits(expected, tolerance), mask_bits(actual, tolerance));
+      continue;
+    }
     const size_t low = kXsaveXmm + 16 * i, high = kXsaveYmmHigh + 16 * i;
     comparison.bytes(fmt::format("xmm{}", i), expected.xsave.data() + low, actual.xsave.data() + low, 16);
     comparison.bytes(fmt::format("ymm{}[255:128]", i), expected.xsave.data() + high, actual.xsave.data() + high, 16);
@@ -100,13 +118,14 @@ std::vector<Difference> compare(const Output& expected, const Output& actual, co
     comparison.number("cr2", expected.outcome.fault_address, actual.outcome.fault_address);
   }
   comparison.number("rip", expected.state.rip, actual.state.rip);
-  for (size_t i = 0; i < 16; ++i) comparison.number(kGprNames[i], expected.state.gpr[i], actual.state.gpr[i]);
+  for (size_t i = 0; i < 16; ++i)
+    if (!tolerance.partial_loads || i == 4) comparison.number(kGprNames[i], expected.state.gpr[i], actual.state.gpr[i]);
   const uint64_t flags = kComparedFlags & ~tolerance.flags;
   comparison.number("rflags", expected.state.rflags & flags, actual.state.rflags & flags);
   comparison.number("fs base", expected.state.fs_base, actual.state.fs_base);
   comparison.number("gs base", expected.state.gs_base, actual.state.gs_base);
-  compare_vectors(comparison, expected.state, actual.state, tolerance.x87_pointers);
-  compare_memory(comparison, expected.image, actual.image);
+  compare_vectors(comparison, expected.state, actual.state, tolerance);
+  if (!tolerance.partial_stores) compare_memory(comparison, expected.image, actual.image);
   return comparison.take();
 }
 

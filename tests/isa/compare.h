@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "tests/isa/machine_state.h"
+#include "tests/isa/tolerance.h"
 
 namespace rhea::tests::isa {
 
@@ -14,12 +15,6 @@ struct Difference {
   std::string field, expected, actual;
 };
 
-// What the architecture leaves open.
-struct Tolerance {
-  uint64_t flags = 0;               // undefined RFLAGS bits
-  bool any_fault_address = false;   // which part of a large operand a page fault is reported for
-  bool x87_pointers = false;        // FIP, FDP and FOP: only while looking for something else
-};
 std::vector<Difference> compare(const Output& expected, const Output& actual, const Tolerance& tolerance = {});
 
 // True if the outcome says something about the code, rather than about who ran it.

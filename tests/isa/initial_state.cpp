@@ -203,8 +203,8 @@ std::vector<uint8_t> loadable_image(std::string_view mnemonic, unsigned operand_
   } else if (starts_with_any(mnemonic, {"fxrstor", "xrstor"})) {
     MachineState state{};
     random_vector_state(random, state);
-    state.set_xsave_field<uint64_t>(kXsaveFip, random.next());
-    state.set_xsave_field<uint64_t>(kXsaveFdp, random.next());
+    state.set_xsave_field<uint64_t>(kXsaveFip, random.next() >> 17);
+    state.set_xsave_field<uint64_t>(kXsaveFdp, random.next() >> 17);
     state.set_xsave_field<uint16_t>(kXsaveFop, static_cast<uint16_t>(random.below(0x800)));
     state.set_xsave_field<uint64_t>(kXsaveHeader, random.chance(15, 16) ? random.below(8) : random.next());
     bytes.resize(kXsaveBytes);

@@ -13,10 +13,6 @@ namespace rhea::tests::isa {
 
 enum class Verdict : uint8_t { kPassed, kFailed, kInconclusive };
 
-// What may differ: RFLAGS bits that are undefined and computed by an emulation, and which byte of a large operand
-// a page fault is reported for. `ignore_x87_pointers`: FIP, FDP and FOP do not count.
-Tolerance tolerance_for(const TestCase& test_case, const Input& input, const Output& native, bool ignore_x87_pointers);
-
 Verdict judge(const TestCase& test_case, const Input& input, const Output& native, const Output& actual, bool ignore_x87_pointers);
 
 // Runs the case again alone, shortens it as far as it still fails, and describes it. Empty if it passes now.

@@ -174,7 +174,7 @@ class Run {
       if (text.empty()) {
         text = fmt::format("FAIL {} seed {} case {} config {}: passes when run again: the result depends on earlier cases\n",
                            rhea::isa::x86::row_info(test_case.row).name, test_case.seed, test_case.number, options_.config);
-        for (const Difference& difference : compare(expected, actual, tolerance_for(test_case, input, expected, options_.ignore_x87_pointers)))
+        for (const Difference& difference : compare(expected, actual, tolerance_for(test_case, input, expected, actual, options_.ignore_x87_pointers)))
           text += fmt::format("  {:<24} {} {}\n", difference.field, difference.expected, difference.actual);
       }
       std::fputs((text + "\n").c_str(), stdout);

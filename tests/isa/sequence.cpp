@@ -68,6 +68,7 @@ class SequenceBuilder {
       if (loops && i == loop_from) loop_top = program_.items.size();
       if (i == focus_at) generated = emit_focus();
       else if (random_.chance(1, 8)) emit_forward_branch();
+      else if (writable_code() && random_.chance(1, 4)) emit_code_change();
       else emit_filler(loops && i <= loop_to);
       if (i == call_at) emit_call();
       if (loops && i == loop_to) emit_loop_end(loop_top);
@@ -81,6 +82,9 @@ class SequenceBuilder {
  private:
   const RowInfo& info() const { return rhea::isa::x86::row_info(focus_.row); }
   MachineState& state() { return test_case_.state; }
+
+  bool chooses_components() const { return info().mnemonic.starts_with("xsave") || info().mnemonic.starts_with("xrstor"); }
+  bool writable_code() const { return program_.image_start == image_offset(BackingPage::kSelfModifying); }
 
   // ---- registers ----
   void choose_registers() {
@@ -128,7 +132,8 @@ class SequenceBuilder {
     if (reg == counter_) return;
     pointers_ |= bit(reg);
     const bool high = !mode32_ && random_.chance(1, 2);
-    if (random_.chance(1, 12)) state().gpr[reg] = kData2Linear + kPage - random_.below(200) + (high ? kHighOffset : 0);
+    if (writable_code() && random_.chance(1, 2)) state().gpr[reg] = program_.linear + 0x8c0 + random_.below(0x100);  // beside the code
+    else if (random_.chance(1, 12)) state().gpr[reg] = kData2Linear + kPage - random_.below(200) + (high ? kHighOffset : 0);
     else if (random_.chance(1, 12)) state().gpr[reg] = kDataLinear + 2 * kPage - random_.below(200) + (high ? kHighOffset : 0);
     else state().gpr[reg] = safe_target(random_, 512, high) + (random_.chance(1, 4) ? random_.below(16) : 0);
   }
@@ -195,7 +200,7 @@ class SequenceBuilder {
     if (written & bit(counter_)) return !counter_needed && random_.chance(1, 2);
     const RowInfo& row = rhea::isa::x86::row_info(insn);
     // Strings move their pointers, and repeats without one run long.
-    if (row.string) return (pointers_ & bit(kRsi)) && (pointers_ & bit(kRdi));
+    if (row.string) return !writable_code() && (pointers_ & bit(kRsi)) && (pointers_ & bit(kRdi));
     if (row.translation == Translation::kMaskMem && !(pointers_ & bit(kRdi)) && !insn.has_modrm) return false;
     if (written & pointers_) return random_.chance(1, 12);
     return true;
@@ -208,8 +213,23 @@ class SequenceBuilder {
       const std::vector<uint8_t> bytes = encode(combo, options(combo), insn);
       if (bytes.empty() || !acceptable(insn, counter_needed)) continue;
       aim_item(insn, push(bytes));
+      note_immediate(insn);
       return;
     }
+  }
+
+  void note_immediate(const Insn& insn) {
+    if (insn.operand_count && insn.imm_bytes && insn.operands[insn.operand_count - 1].kind == OperandKind::kImmediate)
+      with_immediate_.push_back(program_.items.size() - 1);
+  }
+
+  // mov byte [last byte of some instruction's immediate], random: which one is chosen when all are known.
+  void emit_code_change() {
+    Item& item = push({0xc6, 0x05, 0, 0, 0, 0, static_cast<uint8_t>(random_.next())});
+    item.fixup = mode32_ ? Fixup::kLabelAbsolute : Fixup::kLabel;
+    item.fixup_offset = 2;
+    item.fixup_size = 4;
+    code_changes_.push_back(program_.items.size() - 1);
   }
 
   bool emit_focus() {
@@ -220,7 +240,7 @@ class SequenceBuilder {
       case Translation::kRet: return true;  // the subroutine ends in it
       default: break;
     }
-    if (info().mnemonic.starts_with("xsave") || info().mnemonic.starts_with("xrstor")) {
+    if (chooses_components()) {
       emit_mov_immediate(kRax, random_.below(8));
       emit_mov_immediate(kRdx, 0);
     }
@@ -228,6 +248,7 @@ class SequenceBuilder {
       GenerateOptions wanted = options(focus_);
       if (attempt > 10) wanted.allowed_gprs = static_cast<uint16_t>(~bit(counter_)), wanted.allowed_bases = 0xffff;
       wanted.redundant_prefixes = random_.chance(1, 8);
+      if (chooses_components()) wanted.allowed_bases &= static_cast<uint16_t>(~5), wanted.allowed_indexes &= static_cast<uint16_t>(~5);
       if (info().name == "INT_Ib") wanted.set_immediate = true, wanted.immediate = random_.below(32);
       Insn insn;
       const std::vector<uint8_t> bytes = encode(focus_, wanted, insn);
@@ -378,6 +399,11 @@ class SequenceBuilder {
       if (loop_branch_ && index == loop_branch_) --index;  // without the decrement it would loop for ever
       return static_cast<uint16_t>(index >= end ? program_.items.size() : index);
     };
+    for (const size_t change : code_changes_) {
+      const size_t changed = with_immediate_.empty() ? change : with_immediate_[random_.below(static_cast<uint32_t>(with_immediate_.size()))];
+      program_.items[change].target = static_cast<uint16_t>(changed);
+      program_.items[change].addend = static_cast<uint8_t>(program_.items[changed].length - 1);
+    }
     for (const auto& [item, distance] : forward_) program_.items[item].target = label(item + distance);
     for (const auto& [patch, index] : forward_patches_) test_case_.patches[patch].label = label(index);
   }
@@ -398,7 +424,7 @@ class SequenceBuilder {
   uint16_t pointers_ = 0, index_ = 0, worked_ = 0;
   uint8_t counter_ = 0xff;
   std::vector<Forward> forward_, forward_patches_;
-  std::vector<size_t> calls_;
+  std::vector<size_t> calls_, with_immediate_, code_changes_;
 };
 
 }  // namespace

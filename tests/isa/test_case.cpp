@@ -52,7 +52,7 @@ bool place(const Program& program, const Item& item, uint64_t address, const std
   const uint64_t offset = address - program.linear;
   std::array<uint8_t, 16> bytes = item.bytes;
   if (item.fixup != Fixup::kNone) {
-    const uint64_t wanted = item.fixup == Fixup::kLinear ? item.address : addresses[item.target];
+    const uint64_t wanted = item.fixup == Fixup::kLinear ? item.address : addresses[item.target] + item.addend;
     const uint64_t value = item.fixup == Fixup::kLabelAbsolute ? wanted : wanted - (address + item.length);
     const auto distance = static_cast<int64_t>(value);
     if (item.fixup_size == 1 && (distance < -128 || distance > 127)) return false;

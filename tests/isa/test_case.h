@@ -30,6 +30,7 @@ struct Item {
   uint8_t fixup_offset = 0, fixup_size = 0;
   uint16_t target = 0;   // kLabel*: index of an item; its number of items for the end of the program
   uint64_t address = 0;  // kLinear
+  uint8_t addend = 0;    // kLabel*: bytes behind the label
   uint8_t section = 0;
   bool dropped = false;
 };

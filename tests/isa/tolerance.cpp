@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+// Looks at the instruction that faulted natively.
+#include "tests/isa/tolerance.h"
+
+#include <algorithm>
+#include <optional>
+#include <span>
+#include <string_view>
+
+#include "isa/x86/insn.h"
+#include "isa/x86/rows.h"
+
+namespace rhea::tests::isa {
+
+using rhea::isa::x86::CpuMode;
+using rhea::isa::x86::DecodeStatus;
+using rhea::isa::x86::Insn;
+using rhea::isa::x86::OperandKind;
+using rhea::isa::x86::RowInfo;
+using rhea::isa::x86::Translation;
+
+namespace {
+
+std::optional<Insn> instruction_at(const Program& program, const Input& input, uint64_t rip) {
+  const uint64_t offset = rip - program.linear;
+  if (offset >= program.room) return std::nullopt;
+  const auto* code = reinterpret_cast<const uint8_t*>(input.image.data()) + program.image_start + offset;
+  const std::span<const uint8_t> bytes(code, std::min<uint64_t>(15, program.room - offset));
+  Insn insn;
+  if (decode(bytes, program.mode32 ? CpuMode::k32 : CpuMode::k64, insn) != DecodeStatus::kOk) return std::nullopt;
+  return insn;
+}
+
+// vpgatherQd: indices of Q, elements of d.
+void tolerate_gather(const Insn& insn, const RowInfo& row, Tolerance& tolerance) {
+  const char last = row.mnemonic.back();
+  const bool wide_element = last == 'q' || row.mnemonic.ends_with("pd");
+  const bool wide_index = row.mnemonic[row.mnemonic.find("gather") + 6] == 'q';
+  const unsigned vector_bytes = insn.vex_l ? 32 : 16;
+  tolerance.gather_mask = insn.vex_vvvv;
+  tolerance.gather_element_bytes = wide_element ? 8 : 4;
+  tolerance.gather_elements = static_cast<uint8_t>(vector_bytes / (wide_element || wide_index ? 8 : 4));
+}
+
+bool is_mmx(const Insn& insn) {
+  return std::any_of(insn.operands.begin(), insn.operands.begin() + insn.operand_count,
+                     [](const auto& operand) { return operand.kind == OperandKind::kMmx; });
+}
+
+void tolerate_fault(const Insn& insn, const Output& native, const Output& actual, Tolerance& tolerance) {
+  const RowInfo& row = rhea::isa::x86::row_info(insn);
+  // Processors touch the 512 and more bytes of FXSAVE and kin in an order of their own, and name any byte of a
+  // masked store; what was stored or loaded before the fault may stay.
+  const bool area = row.translation == Translation::kFpuEnv;
+  const bool ordered = row.translation == Translation::kPusha || row.translation == Translation::kCallInd;
+  tolerance.any_fault_address = area || ordered || (row.translation == Translation::kMaskMem && !insn.mem.vsib);
+  tolerance.partial_stores = area || ordered || row.name == "FSTP_Mt" || row.name == "FBSTP";
+  tolerance.partial_loads = row.translation == Translation::kPopa;
+  tolerance.x87_stack = is_mmx(insn);
+  if (insn.has_memory && insn.mem.vsib) tolerate_gather(insn, row, tolerance);
+  if (row.name.starts_with("VCVTPS2PH")) {
+    tolerance.mxcsr = true;
+    tolerance.not_judged = native.outcome.vector == 19 && actual.outcome.vector != 19;
+  }
+}
+
+}  // namespace
+
+Tolerance tolerance_for(const TestCase& test_case, const Input& input, const Output& native, const Output& actual,
+                        bool ignore_x87_pointers) {
+  Tolerance tolerance;
+  tolerance.x87_pointers = ignore_x87_pointers;
+  const RowInfo& info = rhea::isa::x86::row_info(test_case.row);
+  if (!test_case.sequence && info.translation == Translation::kSystem) tolerance.flags = info.flags_undefined;
+  constexpr uint8_t kBreakpoint = 3;
+  if (native.outcome.vector == kBreakpoint) return tolerance;
+  if (const auto insn = instruction_at(test_case.program, input, native.state.rip)) tolerate_fault(*insn, native, actual, tolerance);
+  return tolerance;
+}
+
+}  // namespace rhea::tests::isa
