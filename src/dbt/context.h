@@ -39,8 +39,9 @@ inline constexpr unsigned kJumpCacheEntries = 65536;  // direct-mapped by bits 0
 inline constexpr unsigned kJumpCacheSlots = 6;
 
 // Tags are negated so that translated code can compare without touching the flags. Zero means unused: as a
-// tag it could only match page (or RIP) 0, whose index is 0; there invalid_tag() is a non-canonical value.
-inline constexpr uint64_t invalid_tag(uint32_t index) { return index ? 0 : uint64_t{1} << 62; }
+// tag it could only match page (or RIP) 0, whose index is 0, or an access that wraps from the last page to it,
+// whose index is the last; for these two invalid_tag() is a non-canonical value.
+inline constexpr uint64_t invalid_tag(uint32_t index) { return index != 0 && index != 0xffff ? 0 : uint64_t{1} << 62; }
 
 struct DataTlb {
   std::array<uint64_t, kTlbEntries> read_tag;   // -(virtual page address)
@@ -76,11 +77,14 @@ struct alignas(4096) Context {
   uint64_t page_mask = ~uint64_t{0xfff};
   uint64_t bit_masks[3] = {0x0f, 0x1f, 0x3f};  // bit index within 16, 32, 64 bits
   uint64_t sign_mask = uint64_t{1} << 63;
+  uint64_t x87_summary_mask = 0x80;   // FSW.ES
   uint64_t scratch[8] = {};       // spill space inside one instruction
   uint64_t tsc_offset = 0;        // guest TSC = host TSC + this (TSC_ADJUST included)
   int64_t instructions_left = 0;  // deterministic clock: budget, counted down per block
   uint16_t fpu_fop = 0;           // last x87 instruction: opcode, IP and data address as the guest sees them
   uint64_t fpu_fip = 0, fpu_fdp = 0;
+  uint16_t x87_last_fop = 0;      // of the last x87 instruction; becomes fpu_fop / fpu_fdp when it raised an
+  uint64_t x87_last_fdp = 0;      // unmasked exception, or always on processors that keep them always
   uint64_t host_stack = 0;        // the C++ caller's stack pointer while in the code cache
   ExitReason exit_reason = ExitReason::kNone;
   alignas(64) std::array<std::byte, 192> bounce{};  // for accesses that no single host page serves

@@ -88,11 +88,12 @@ ThunkResult Runtime::dispatch() {
     ++counters_.dispatches;
     if (c.step_pending) [[unlikely]] {
       c.step_pending = 0;
-      if (debugger_step) return leave(ExitReason::kDebug);
-      if (c.state.rflags & cpu::rflags::kTf) {
+      if (step_guest_) {  // TF as it was when the instruction began
+        step_guest_ = false;
         ++counters_.exceptions;
         if (deliver_exception(c, Exception{.vector = kDebugException, .dr6_bits = 0x4000}) == Next::kShutdown) return leave(ExitReason::kShutdown);
       }
+      if (debugger_step) return leave(ExitReason::kDebug);
     }
     const bool shadow = c.state.sti_shadow || c.state.mov_ss_shadow;
     if (!shadow) {
@@ -161,6 +162,7 @@ ThunkResult Runtime::dispatch() {
       }
     }
     c.mode = word;
+    step_guest_ = c.state.rflags & cpu::rflags::kTf;
     if (options_.opt_level > 0 && block->valid && !(word & (mode::kOneInstruction | mode::kTrap))) fill_jump_cache(rip, word, block);
     return {kActionResume, block->indirect_entry};
   }
@@ -192,6 +194,20 @@ ThunkResult Runtime::dispatch_link(Link* link) {
       this->link(link, target);
   }
   return result;
+}
+
+// A near branch to a non-canonical address faults itself, with the stack pointer as before. [SDM-2B RET, JMP]
+ThunkResult Runtime::dispatch_branch(uint64_t rip, uint32_t info) {
+  Context& c = context_;
+  ++counters_.indirect_misses;
+  if (mode::code64(c.mode) && !canonical(rip)) {
+    c.state.rip = c.code_base + (info & kBranchOffsetMask);
+    c.state.gpr[cpu::kRsp] -= static_cast<uint64_t>(static_cast<int64_t>(static_cast<int32_t>(info) >> kBranchPoppedShift));
+    if (options_.instruction_clock) c.instructions_left += 1;
+    return resume_with(Exception{.vector = kGeneralProtection, .has_error_code = true});
+  }
+  c.state.rip = rip;
+  return dispatch();
 }
 
 ThunkResult Runtime::resume_with(const Exception& exception) {
@@ -260,6 +276,7 @@ ThunkResult Runtime::run_system(const InsnRecord* record, uint64_t) {
 ThunkResult Runtime::check_segment(uint64_t offset, uint32_t info, uint64_t return_address) {
   if (info & kInfoAlignCheck) {  // `offset` is linear already; ten-byte reals align as eight [SDM-3A 6.15 #AC]
     const unsigned size = info & kInfoSizeMask;
+    if (mode::code64(context_.mode) && !canonical(offset)) return {kActionContinue, offset};  // that fault comes first
     if (offset & ((size == 10 ? 8 : size) - 1)) return fault_at(Exception{.vector = kAlignmentCheck, .has_error_code = true}, return_address);
     return {kActionContinue, offset};
   }
@@ -299,6 +316,8 @@ ThunkResult entry_dispatch(Context* context, uint64_t rip) {
   ++context->runtime->counters().indirect_misses;
   return context->runtime->dispatch();
 }
+
+ThunkResult entry_branch(Context* context, uint64_t rip, uint32_t info) { return context->runtime->dispatch_branch(rip, info); }
 
 ThunkResult entry_link(Context* context, Link* link) { return context->runtime->dispatch_link(link); }
 

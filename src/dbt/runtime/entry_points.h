@@ -13,6 +13,7 @@ struct InsnRecord;
 struct ThunkResult;
 
 ThunkResult entry_dispatch(Context* context, uint64_t rip);
+ThunkResult entry_branch(Context* context, uint64_t rip, uint32_t info);
 ThunkResult entry_link(Context* context, Link* link);
 ThunkResult entry_budget(Context* context, uint64_t rip, uint32_t instructions);
 ThunkResult entry_native_fault(Context* context);
@@ -23,6 +24,10 @@ ThunkResult entry_segment(Context* context, uint64_t offset, uint32_t info, uint
 ThunkResult entry_raise(Context* context, uint32_t info, uint64_t, uint64_t return_address);
 
 // info words of the memory and segment thunks.
-inline constexpr uint32_t kInfoSizeMask = 0xff, kInfoWrite = 1u << 8, kInfoMmuShift = 9, kInfoRead = 1u << 15, kInfoAlignCheck = 1u << 14, kInfoSegmentShift = 16;
+inline constexpr uint32_t kInfoSizeMask = 0xff, kInfoWrite = 1u << 8, kInfoMmuShift = 9, kInfoRead = 1u << 15, kInfoAlignCheck = 1u << 14, kInfoStack = 1u << 13,
+                          kInfoAlignmentShift = 16, kInfoSegmentShift = 16;
+
+// The info word of the branch thunk: guest offset of the branch, and the bytes it took off the stack (signed).
+inline constexpr uint32_t kBranchOffsetMask = 0x1fff, kBranchPoppedShift = 13;
 
 }  // namespace rhea::dbt

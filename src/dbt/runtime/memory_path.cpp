@@ -65,6 +65,11 @@ ThunkResult Runtime::memory_access(uint64_t linear, uint32_t info, uint64_t retu
   const auto mmu = static_cast<MmuIndex>((info >> kInfoMmuShift) & 3);
   ++counters_.tlb_misses;
   c.code_invalidated = 0;
+  if (const uint64_t alignment = info >> kInfoAlignmentShift; alignment && (linear & (alignment - 1)))
+    return fault_at(Exception{.vector = kGeneralProtection, .has_error_code = true}, return_address);
+  const auto canonical = [](uint64_t address) { return static_cast<uint64_t>(static_cast<int64_t>(address << 16) >> 16) == address; };
+  if (mode::code64(c.mode) && (!canonical(linear) || !canonical(linear + size - 1)))
+    return fault_at(Exception{.vector = info & kInfoStack ? static_cast<uint8_t>(kStackFault) : static_cast<uint8_t>(kGeneralProtection), .has_error_code = true}, return_address);
   if ((linear & 0xfff) + size > memory::kPageSize) return cross_page_access(linear, info, return_address);
   const auto translation = dbt::translate(c, linear, write ? Access::kWrite : Access::kRead, mmu);
   if (!translation) return fault_at(translation.error(), return_address);

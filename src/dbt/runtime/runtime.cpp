@@ -43,10 +43,13 @@ Result<std::unique_ptr<Runtime>> Runtime::create(Context& context, const Runtime
     log->entries = storage;
     storage += kFillLogCapacity;
   }
-  for (uint32_t mmu = 0; mmu < kMmuModes; ++mmu) runtime->clear_data_entry(mmu << 16);
-  runtime->clear_code_entry(0);
-  for (uint32_t slot = 0; slot < kJumpCacheSlots; ++slot) runtime->clear_jump_entry(slot << 16);
+  for (const uint32_t index : {0u, 0xffffu}) {
+    for (uint32_t mmu = 0; mmu < kMmuModes; ++mmu) runtime->clear_data_entry(mmu << 16 | index);
+    runtime->clear_code_entry(index);
+    for (uint32_t slot = 0; slot < kJumpCacheSlots; ++slot) runtime->clear_jump_entry(slot << 16 | index);
+  }
   context.runtime = runtime.get();
+  runtime->x87_pointers_always_ = !((context.cpu_model->cpuid(7, 0).ebx >> 6) & 1);
   runtime->translator_ = std::make_unique<Translator>(*runtime);
   runtime->on_view_changed(context.physical->view());
   context.physical->add_listener(runtime.get());

@@ -84,6 +84,7 @@ class Runtime final : public memory::WriteObserver, public io::ViewListener {
   ThunkResult run_system(const InsnRecord* record, uint64_t return_address);
   ThunkResult check_segment(uint64_t offset, uint32_t info, uint64_t return_address);
   ThunkResult native_fault();
+  ThunkResult dispatch_branch(uint64_t rip, uint32_t info);
   ThunkResult raise_at(uint32_t info, uint64_t return_address);
   Block* block_of_host(uint64_t exec_address) const;     // nullptr if none
   const HostPoint* point_of_host(const Block& block, uint64_t exec_address) const;
@@ -125,6 +126,7 @@ class Runtime final : public memory::WriteObserver, public io::ViewListener {
   bool debugger_step = false;
   bool exact_budget = false;          // instructions_left is a limit to stop at
 
+  void latch_x87_pointers();      // general registers only; state.xsave holds the current x87 state
   std::string statistics() const;
 
  private:
@@ -154,6 +156,8 @@ class Runtime final : public memory::WriteObserver, public io::ViewListener {
   std::unique_ptr<Translator> translator_;
   Counters counters_;
   bool cache_flush_wanted_ = false;
+  bool x87_pointers_always_ = false;
+  bool step_guest_ = false;          // the block being run is single-stepped by EFLAGS.TF
 
   // What the TLBs hold, so that forgetting costs what was filled: [0] non-global, [1] global.
   struct FillLog {

@@ -42,16 +42,29 @@ void call_with_vectors_saved(Context& context, void (*function)(void*), void* ar
 
 void save_vectors(Context& context) {
   if (!context.vectors_saved) xsave(context);
+  context.runtime->latch_x87_pointers();
 }
 
 void load_vectors(Context& context) {
+  context.x87_last_fop = context.fpu_fop;
+  context.x87_last_fdp = context.fpu_fdp;
   if (!context.vectors_saved) xrstor(context);
+}
+
+// [SDM-1 8.1.8, 8.1.9] FIP follows every x87 instruction; FOP and FDP only those with unmasked exceptions where
+// CPUID.(7,0):EBX[6] says so.
+void Runtime::latch_x87_pointers() {
+  const auto status = static_cast<uint8_t>(context_.state.xsave[2]);
+  if (!x87_pointers_always_ && !(status & 0x80)) return;
+  context_.fpu_fop = context_.x87_last_fop;
+  context_.fpu_fdp = context_.x87_last_fdp;
 }
 
 ThunkResult Runtime::native_fault() {
   ++counters_.native_faults;
   set_rip_from_host(native_.pc + 1);
   Exception exception{.vector = native_.vector};
+  if (native_.vector == kSimdError && !(context_.state.cr4 & cpu::cr4::kOsxmmexcpt)) exception.vector = kInvalidOpcode;
   if (native_.vector == kGeneralProtection || native_.vector == kPageFault) {
     // #SS where the access went through SS with a non-canonical address; a misaligned one is #GP always.
     exception.vector = kGeneralProtection;

@@ -143,6 +143,8 @@ Thunks emit_thunks(Emitter& e) {
   e.align(16);
   thunks.dispatch = emit_jump_thunk(e, address(&entry_dispatch), [&] { e.mov64(kHRsi, kScratchA); });
   e.align(16);
+  thunks.branch = emit_jump_thunk(e, address(&entry_branch), [&] { e.mov64(kHRsi, kScratchA); e.mov32(kHRdx, kHRcx); });
+  e.align(16);
   thunks.link = emit_jump_thunk(e, address(&entry_link), [&] { e.mov64(kHRsi, kScratchB); });
   e.align(16);
   thunks.budget = emit_jump_thunk(e, address(&entry_budget), [&] { e.mov64(kHRsi, kScratchA); e.mov32(kHRdx, kHRcx); });

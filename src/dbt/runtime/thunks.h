@@ -35,6 +35,7 @@ struct Thunks {
   void (*enter)(Context* context, uint64_t target) = nullptr;  // from C++: runs until exit
   uint64_t exit = 0;        // resume target: back to the C++ caller of enter
   uint64_t dispatch = 0;    // jmp: dispatches at r14
+  uint64_t branch = 0;      // jmp: as dispatch, after an indirect branch; ecx: kBranch* in entry_points.h
   uint64_t link = 0;        // jmp: r15 = Link*
   uint64_t memory = 0;      // call: r14 linear, ecx info; returns rcx = 0 try again, else access [r14 + r15]
   uint64_t memory_after = 0;  // call

@@ -91,6 +91,9 @@ Fallible<void> masked_bytes(Context& context, const Insn& insn) {
   std::byte* source = mmx ? context.state.xsave.data() + kX87Offset + 16 * insn.operands[0].reg : lane(context, insn.operands[0].reg, 0);
   std::byte* mask = mmx ? context.state.xsave.data() + kX87Offset + 16 * insn.operands[1].reg : lane(context, insn.operands[1].reg, 0);
   const MmuIndex mmu = current_mmu(context);
+  // The address is checked whatever the mask says; pages only where it selects a byte.
+  const uint64_t first = wrap_offset(context.state.gpr[cpu::kRdi], insn.mem.address_size);
+  if (const auto address = linear_address(context, insn.mem.segment, first, count, Access::kWrite); !address) return std::unexpected(address.error());
   for (const bool store : {false, true}) {
     for (unsigned i = 0; i < count; ++i) {
       if (!(load_host(mask + i, 1) & 0x80)) continue;
@@ -113,6 +116,7 @@ Fallible<void> gather(Context& context, const Insn& insn, unsigned index_size, u
   const uint64_t all_ones = size_mask(size);
   for (unsigned i = 0; i < 32 / size; ++i)
     write_element(context, mask, i, size, i < width / size && mask_bit(context, mask, i, size) ? all_ones : 0);
+  for (unsigned i = width / size; i < 32 / size; ++i) write_element(context, destination, i, size, 0);
   for (unsigned i = 0; i < count; ++i) {
     if (!mask_bit(context, mask, i, size)) continue;
     const auto displacement = static_cast<uint64_t>(sign_extend(read_element(context, index, i, index_size), index_size)) * insn.mem.scale;

@@ -74,6 +74,7 @@ uint8_t BlockBuilder::emit_offset(const MemoryRef& mem, int64_t extra) {
 }
 
 uint8_t BlockBuilder::emit_segment(uint8_t reg, unsigned segment, unsigned size, AccessKind kind) {
+  through_ss_ = segment == cpu::kSs;
   bool check = (mode_ & mode::kReal) != 0;
   if (code64()) {
     if (!based(segment)) return reg;
@@ -134,7 +135,8 @@ void BlockBuilder::access(uint8_t reg, unsigned size, AccessKind kind, const Bod
   uint8_t* const done = e_.position();
 
   const uint32_t info = size | (write ? kInfoWrite : 0) | (kind != AccessKind::kWrite ? kInfoRead : 0) |
-                        static_cast<uint32_t>(mmu) << kInfoMmuShift;
+                        (through_ss_ ? kInfoStack : 0) | static_cast<uint32_t>(mmu) << kInfoMmuShift |
+                        (insn_->has_memory ? uint32_t{isa::x86::row_info(insn_->row).memory_alignment} << kInfoAlignmentShift : 0);
   defer([this, reg, write, info, after, start, miss, done, body] {
     e_.bind32(miss);
     e_.mov64(kScratchA, reg);

@@ -173,7 +173,7 @@ void BlockBuilder::emit_instruction(const Insn& insn) {
     case How::kShiftCl:
     case How::kCopyRcx:
     case How::kFlagOps: copy(insn); break;
-    case How::kNop: break;
+    case How::kNop: no_operation(insn); break;
     case How::kLea: load_effective_address(insn); break;
     case How::kBitString: bit_string(insn); break;
     case How::kMovGpr: move_gpr(insn); break;
@@ -181,7 +181,7 @@ void BlockBuilder::emit_instruction(const Insn& insn) {
     case How::kPush: push(insn); break;
     case How::kPop: pop(insn); break;
     case How::kLeave: leave(insn); break;
-    case How::kJmpRel: end_with([&] { emit_exit(branch_offset(insn), mode_); }); break;
+    case How::kJmpRel: end_with([&] { emit_branch(insn); }); break;
     case How::kJcc: end_with([&] { jump_conditional(insn); }); break;
     case How::kJcxz:
     case How::kLoop: end_with([&] { loop(insn); }); break;

@@ -64,7 +64,11 @@ class BlockBuilder {
   void copy_high_byte(const Insn& insn, const HostMem* mem);
   HostOpcode opcode_of(const Insn& insn) const;
   void emit_immediate(const Insn& insn);
-  void record_x87(const Insn& insn);
+  void record_x87(const Insn& insn, bool has_operand);
+  void latch_x87_before_clear();
+  void settle_x87_pointers();
+  void no_operation(const Insn& insn);
+  void clear_upper_vectors(const Insn& insn);
   void move_gpr(const Insn& insn);
   void load_effective_address(const Insn& insn);
   void bit_string(const Insn& insn);
@@ -72,9 +76,11 @@ class BlockBuilder {
 
   // ---- control flow (control.cpp) ----
   void emit_exit(int64_t target_offset, uint32_t mode_after);  // to IP code_base + target_offset
+  void emit_branch(const Insn& insn);                          // to a relative branch's target
   void emit_link(int64_t target_offset, uint32_t mode_after);
   void emit_target_ip(int64_t target_offset);                  // scratch A = IP
-  void emit_indirect(uint32_t mode_after);                     // jump to the IP in scratch A
+  // Jumps to the IP in scratch A; `popped`: bytes the instruction has taken off the stack.
+  void emit_indirect(uint32_t mode_after, int popped = 0);
   void emit_poll(int64_t target_offset);
   void jump_conditional(const Insn& insn);
   void loop(const Insn& insn);
@@ -117,6 +123,7 @@ class BlockBuilder {
   const Insn* insn_ = nullptr; // the current one
   bool ended_ = false;
   bool one_shot_ = false;
+  bool through_ss_ = false;    // the access being emitted goes through SS
   uint64_t second_page_ = kNoPage;
   std::vector<HostPoint> points_;
   struct Deferred {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Branches, and the ways out of a block: links within the page, jump cache lookups beyond it.
+#include "dbt/runtime/entry_points.h"
 #include "dbt/x86/block_builder.h"
 
 namespace rhea::dbt {
@@ -27,10 +28,12 @@ void BlockBuilder::emit_target_ip(int64_t target_offset) {
 
 int64_t BlockBuilder::branch_offset(const Insn& insn) const { return static_cast<int64_t>(offset_) + insn.length + insn.imm; }
 
-void BlockBuilder::emit_indirect(uint32_t mode_after) {
+void BlockBuilder::emit_indirect(uint32_t mode_after, int popped) {
+  const uint32_t info = offset_ | static_cast<uint32_t>(popped) << kBranchPoppedShift;
   const uint16_t slot = linkable() ? runtime_.jump_cache_slot(mode_after) : kJumpCacheSlots;
   if (slot == kJumpCacheSlots || !(mode_after & mode::kFlat)) {
-    e_.jmp(runtime_.thunks().dispatch);
+    e_.mov_imm32(kScratchC, info);
+    e_.jmp(runtime_.thunks().branch);
     return;
   }
   const auto field = [slot](size_t array) {
@@ -40,8 +43,9 @@ void BlockBuilder::emit_indirect(uint32_t mode_after) {
   e_.load64(kScratchB, field(offsetof(JumpCache, target)));
   e_.load64(kScratchC, field(offsetof(JumpCache, tag)));
   e_.lea64(kScratchC, {.base = kScratchC, .index = kScratchA});
-  e_.jrcxz_skip(5);
-  e_.jmp(runtime_.thunks().dispatch);
+  e_.jrcxz_skip(10);
+  e_.mov_imm32(kScratchC, info);
+  e_.jmp(runtime_.thunks().branch);
   e_.jmp_reg(kScratchB);
 }
 
@@ -83,12 +87,22 @@ void BlockBuilder::emit_exit(int64_t target_offset, uint32_t mode_after) {
   emit_indirect(mode_after);
 }
 
+void BlockBuilder::emit_branch(const Insn& insn) {
+  if (insn.operand_size == 2) {  // IP is truncated to 16 bits
+    emit_target_ip(branch_offset(insn));
+    e_.movzx16(kScratchA, kScratchA);
+    emit_indirect(mode_);
+    return;
+  }
+  emit_exit(branch_offset(insn), mode_);
+}
+
 void BlockBuilder::jump_conditional(const Insn& insn) {
   const auto condition = static_cast<uint8_t>(insn.opcode & 15);
   uint8_t* const taken = e_.jcc_open(condition);
   emit_exit(static_cast<int64_t>(offset_) + insn.length, mode_);
   e_.bind32(taken);
-  emit_exit(branch_offset(insn), mode_);
+  emit_branch(insn);
 }
 
 void BlockBuilder::loop(const Insn& insn) {
@@ -110,9 +124,9 @@ void BlockBuilder::loop(const Insn& insn) {
   else e_.movzx16(kScratchC, kGuestRcx);
   e_.jrcxz_skip(5);
   uint8_t* const not_zero = e_.jmp_open();
-  const int64_t next = static_cast<int64_t>(offset_) + insn.length, target = branch_offset(insn);
+  const int64_t next = static_cast<int64_t>(offset_) + insn.length;
   if (!counts) {
-    emit_exit(target, mode_);
+    emit_branch(insn);
     e_.bind32(not_zero);
     emit_exit(next, mode_);
     return;
@@ -122,7 +136,7 @@ void BlockBuilder::loop(const Insn& insn) {
   uint8_t* unequal = nullptr;
   if (insn.row == RowId::LOOPE_Jb) unequal = e_.jcc_open(5);   // ZF clear: leave
   if (insn.row == RowId::LOOPNE_Jb) unequal = e_.jcc_open(4);  // ZF set: leave
-  emit_exit(target, mode_);
+  emit_branch(insn);
   e_.bind32(fall_through);
   if (unequal) e_.bind32(unequal);
   emit_exit(next, mode_);
@@ -136,13 +150,7 @@ void BlockBuilder::call_relative(const Insn& insn) {
     e_.lea64(kScratchC, {.base = kScratchC, .displacement = static_cast<int32_t>(next)});
     emit_sized_store(mem, kScratchC, size);
   }, AfterStore::kStay);
-  if (size == 2) {  // IP is truncated
-    emit_target_ip(branch_offset(insn));
-    e_.movzx16(kScratchA, kScratchA);
-    emit_indirect(mode_);
-    return;
-  }
-  emit_exit(branch_offset(insn), mode_);
+  emit_branch(insn);
 }
 
 void BlockBuilder::jump_indirect(const Insn& insn) {
@@ -184,7 +192,7 @@ void BlockBuilder::call_indirect(const Insn& insn) {
     emit_sized_store(mem, kScratchC, size);
   }, AfterStore::kStay);
   e_.load64(kScratchA, target);
-  emit_indirect(mode_);
+  emit_indirect(mode_, -static_cast<int>(size));
 }
 
 void BlockBuilder::ret(const Insn& insn) {
@@ -195,8 +203,9 @@ void BlockBuilder::ret(const Insn& insn) {
     else if (size == 4) e_.load32(kScratchA, mem);
     else e_.load16(kScratchA, mem);
   });
-  adjust_stack(static_cast<int>(size) + static_cast<int>(insn.operand_count ? static_cast<uint16_t>(insn.imm) : 0));
-  emit_indirect(mode_);
+  const unsigned popped = size + (insn.operand_count ? static_cast<uint16_t>(insn.imm) : 0);
+  adjust_stack(static_cast<int>(popped));
+  emit_indirect(mode_, static_cast<int>(popped));
 }
 
 }  // namespace rhea::dbt

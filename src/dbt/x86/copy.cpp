@@ -67,11 +67,19 @@ void BlockBuilder::store_gpr(unsigned gpr, uint8_t host) {
 }
 
 void BlockBuilder::copy(const Insn& insn) {
+  if (!code64() && (insn.row == isa::x86::RowId::VZEROALL || insn.row == isa::x86::RowId::VZEROUPPER)) {
+    clear_upper_vectors(insn);
+    return;
+  }
   const Operand* memory = insn.has_memory ? memory_operand(insn) : nullptr;
   if (!memory || memory->access == OperandAccess::kAddressOnly) {
     copy_with(insn, nullptr);
     return;
   }
+  // An exception left pending by earlier x87 code comes before any fault of the operand.
+  const FpuClass fpu = translator_.facts(insn.row).fpu;
+  if (fpu == FpuClass::kMmx || (fpu == FpuClass::kX87 && (row_info(insn.row).translation == How::kCopyX87 || insn.row == isa::x86::RowId::FLDCW)))
+    e_.u8(0x9b);  // fwait
   access_operand(insn, memory->size_bytes, kind_of(*memory), [this, &insn](const HostMem& mem) { copy_with(insn, &mem); });
 }
 
@@ -135,7 +143,11 @@ void BlockBuilder::copy_with(const Insn& insn, const HostMem* guest_mem) {
     }
   }
   if (rcx_in) e_.mov64(kHRcx, kGuestRcx);
-  if (row.translation == How::kCopyX87) record_x87(insn);
+  const bool x87_mask_change = insn.row == isa::x86::RowId::FNCLEX || insn.row == isa::x86::RowId::FLDCW;
+  if (x87_mask_change) {
+    if (guest_mem) mem = fold(mem);
+    latch_x87_before_clear();
+  }
 
   const uint8_t reg_field = reg.operand ? reg.host : insn.modrm_reg;
   const uint8_t rm_field = rm.operand ? rm.host : insn.modrm_rm;
@@ -170,6 +182,8 @@ void BlockBuilder::copy_with(const Insn& insn, const HostMem* guest_mem) {
   for (const Field* field : fields)
     if (field->spilled && writes(*field->operand)) e_.store64(gpr_slot(field->operand->reg), field->host);
   if (rcx_out) e_.mov64(kGuestRcx, kHRcx);
+  if (row.translation == How::kCopyX87) record_x87(insn, guest_mem != nullptr);
+  if (x87_mask_change) settle_x87_pointers();
 }
 
 // AH, CH, DH, BH exist only without REX: everything must sit in the eight old registers. Guest RCX is brought
@@ -214,15 +228,52 @@ void BlockBuilder::copy_high_byte(const Insn& insn, const HostMem* guest_mem) {
   if (guest_mem || uses_rsp) e_.load64(kHRdi, save);
 }
 
-void BlockBuilder::record_x87(const Insn& insn) {
-  // Context::fpu_*: what FNSTENV and friends must show instead of addresses in the code cache.
-  (void)insn;
-  const HostMem save = context_field(offsetof(Context, scratch) + 16);
-  e_.store64(save, kScratchB);
-  e_.load64(kScratchB, context_field(offsetof(Context, code_base)));
-  e_.lea64(kScratchB, {.base = kScratchB, .displacement = static_cast<int32_t>(offset_)});
-  e_.store64(context_field(offsetof(Context, fpu_fip)), kScratchB);
-  e_.load64(kScratchB, save);
+// What FNSTENV and friends must show instead of addresses in the code cache. After the instruction: one that
+// raises #MF for an earlier exception must leave the pointers alone. The access is over: all scratch is free.
+void BlockBuilder::record_x87(const Insn& insn, bool has_operand) {
+  e_.load64(kScratchC, context_field(offsetof(Context, code_base)));
+  e_.lea64(kScratchC, {.base = kScratchC, .displacement = static_cast<int32_t>(offset_)});
+  e_.store64(context_field(offsetof(Context, fpu_fip)), kScratchC);
+  e_.store16_imm(context_field(offsetof(Context, x87_last_fop)), static_cast<uint16_t>((insn.opcode & 7) << 8 | insn.modrm));
+  if (has_operand) e_.store64(context_field(offsetof(Context, x87_last_fdp)), emit_offset(insn.mem));
+}
+
+// FNCLEX forgets that there was an exception, FLDCW may make one of an old flag: keep the pointers first.
+void BlockBuilder::latch_x87_before_clear() {
+  const HostMem status = context_field(offsetof(Context, scratch));
+  e_.op_mem({.opcode = 0xdd}, 7, status);  // fnstsw
+  e_.load16(kScratchC, status);
+  e_.pext64(kScratchC, kScratchC, context_field(offsetof(Context, x87_summary_mask)));
+  uint8_t* const none = e_.jrcxz_open();
+  e_.load16(kScratchC, context_field(offsetof(Context, x87_last_fop)));
+  e_.store16(context_field(offsetof(Context, fpu_fop)), kScratchC);
+  e_.load64(kScratchC, context_field(offsetof(Context, x87_last_fdp)));
+  e_.store64(context_field(offsetof(Context, fpu_fdp)), kScratchC);
+  e_.bind8(none);
+}
+
+// ... and what is pending from here on has no instruction of its own yet.
+void BlockBuilder::settle_x87_pointers() {
+  e_.load16(kScratchC, context_field(offsetof(Context, fpu_fop)));
+  e_.store16(context_field(offsetof(Context, x87_last_fop)), kScratchC);
+  e_.load64(kScratchC, context_field(offsetof(Context, fpu_fdp)));
+  e_.store64(context_field(offsetof(Context, x87_last_fdp)), kScratchC);
+}
+
+// Hints have no effect, but the CLFLUSH family checks its operand as a load does. [SDM-2A CLFLUSH]
+void BlockBuilder::no_operation(const Insn& insn) {
+  using isa::x86::RowId;
+  if (insn.row != RowId::CLFLUSH && insn.row != RowId::CLFLUSHOPT && insn.row != RowId::CLWB) return;
+  access_operand(insn, 1, AccessKind::kRead, [](const HostMem&) {});
+}
+
+// VZEROUPPER and VZEROALL reach registers 0-7 only outside 64-bit mode.
+void BlockBuilder::clear_upper_vectors(const Insn& insn) {
+  const bool all = insn.row == isa::x86::RowId::VZEROALL;
+  for (uint8_t reg = 0; reg < 8; ++reg) {
+    if (all) e_.op_reg({.map = 1, .opcode = 0xef, .mandatory_prefix = 0x66, .vex = true, .vex_vvvv = reg}, reg, reg);  // vpxor
+    else e_.op_reg({.map = 1, .opcode = 0x28, .vex = true}, reg, reg);                                               // vmovaps
+  }
 }
 
 void BlockBuilder::move_gpr(const Insn& insn) {

@@ -9,6 +9,7 @@ using isa::x86::OperandKind;
 uint8_t BlockBuilder::emit_stack_offset(int displacement, unsigned size, AccessKind kind) {
   const HostMem sp{.base = kGuestRsp, .displacement = displacement};
   if (code64()) {
+    through_ss_ = true;
     if (displacement == 0) return kGuestRsp;
     e_.lea64(kScratchA, sp);
     return kScratchA;

@@ -216,6 +216,11 @@ void DbtVcpu::get_state(cpu::CpuState& state) const {
   const dbt::Context& c = context();
   state = c.state;
   state.rflags = c.rflags();
+  // The saved image is the host's but for the pointers to the last x87 instruction.
+  runtime_->latch_x87_pointers();
+  std::memcpy(state.xsave.data() + 6, &c.fpu_fop, 2);
+  std::memcpy(state.xsave.data() + 8, &c.fpu_fip, 8);
+  std::memcpy(state.xsave.data() + 16, &c.fpu_fdp, 8);
 }
 
 void DbtVcpu::set_state(const cpu::CpuState& state) {
@@ -229,6 +234,11 @@ void DbtVcpu::set_state(const cpu::CpuState& state) {
   for (unsigned i = 65; i < 72; ++i) words[i] = 0;
   auto* mxcsr = reinterpret_cast<uint32_t*>(c.state.xsave.data() + 24);
   *mxcsr &= 0xffff;
+  std::memcpy(&c.fpu_fop, state.xsave.data() + 6, 2);
+  std::memcpy(&c.fpu_fip, state.xsave.data() + 8, 8);
+  std::memcpy(&c.fpu_fdp, state.xsave.data() + 16, 8);
+  c.x87_last_fop = c.fpu_fop;
+  c.x87_last_fdp = c.fpu_fdp;
   c.exit_request = 1;
   c.irq_pending = 1;
   c.step_pending = 0;
