@@ -33,7 +33,7 @@ step "warnings are errors (release build) and clang-tidy"
 if cmake --preset release >/dev/null && cmake --build build -j "$(nproc)" >build/lint-build.log 2>&1; then
   mapfile -t tidy < <(python3 tools/tidy_files.py "${1:-}")
   if [ ${#tidy[@]} -gt 0 ]; then
-    printf '%s\n' "${tidy[@]}" | xargs -P "$(nproc)" -n 1 clang-tidy-19 -p build --quiet \
+    printf '%s\n' "${tidy[@]}" | xargs -P "$(nproc)" -n 1 clang-tidy-19 -p build/tidy --quiet \
       --extra-arg=-Wno-unknown-warning-option 2>/dev/null || { echo "Mend what clang-tidy names above, or say at the line why it is right: // NOLINT(check): reason"; failed=1; }
   fi
 else
