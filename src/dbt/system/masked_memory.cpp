@@ -116,7 +116,6 @@ Fallible<void> gather(Context& context, const Insn& insn, unsigned index_size, u
   const uint64_t all_ones = size_mask(size);
   for (unsigned i = 0; i < 32 / size; ++i)
     write_element(context, mask, i, size, i < width / size && mask_bit(context, mask, i, size) ? all_ones : 0);
-  for (unsigned i = width / size; i < 32 / size; ++i) write_element(context, destination, i, size, 0);
   for (unsigned i = 0; i < count; ++i) {
     if (!mask_bit(context, mask, i, size)) continue;
     const auto displacement = static_cast<uint64_t>(sign_extend(read_element(context, index, i, index_size), index_size)) * insn.mem.scale;
@@ -124,6 +123,7 @@ Fallible<void> gather(Context& context, const Insn& insn, unsigned index_size, u
     if (!value) return std::unexpected(value.error());
     write_element(context, destination, i, size, *value);
     write_element(context, mask, i, size, 0);
+    for (unsigned j = width / size; j < 32 / size; ++j) write_element(context, destination, j, size, 0);
   }
   for (unsigned i = 0; i < 32 / size; ++i) {
     write_element(context, mask, i, size, 0);
