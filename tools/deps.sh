@@ -11,7 +11,7 @@ packages_of() {
     test)  echo python3 libgtest-dev libgmock-dev acpica-tools $(packages_of guest) ;;
     bench) echo python3 qemu-system-x86 $(packages_of guest) ;;
     lint)  echo python3 git clang-format-19 clang-tidy-19 ;;
-    fuzz)  echo clang-19 libclang-rt-19-dev ;;
+    fuzz)  echo clang-19 libclang-rt-19-dev libgtest-dev libgmock-dev ;;
     all)   for group in build guest test bench lint fuzz; do packages_of "$group"; done ;;
     *)     echo "tools/deps.sh: unknown group '$1' (build guest test bench lint fuzz all)" >&2; return 2 ;;
   esac

@@ -1,19 +1,20 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Builds every fuzz target (preset fuzz) and runs each for some seconds: run_fuzzers.sh [SECONDS] [TARGET...]
-# What a fuzzer finds lands in .cache/fuzz/TARGET with its corpus; a crash ends with a line that runs it again.
+# BUILD_FUZZ names another build directory. What a fuzzer finds lands in .cache/fuzz/TARGET with its corpus; a crash ends with a line that runs it again.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 seconds=${1:-30}
 [ $# -eq 0 ] || shift
-cmake --preset fuzz >/dev/null && cmake --build build-fuzz -j "$(nproc)" || exit 1
+build=${BUILD_FUZZ:-build-fuzz}
+cmake --preset fuzz -B "$build" >/dev/null && cmake --build "$build" -j "$(nproc)" --target fuzzers || exit 1
 
 targets=("$@")
-[ ${#targets[@]} -gt 0 ] || mapfile -t targets < <(find build-fuzz -type f -name '*_fuzz' -perm -u+x -printf '%f\n' | sort)
+[ ${#targets[@]} -gt 0 ] || mapfile -t targets < <(find "$build" -type f -name '*_fuzz' -perm -u+x -printf '%f\n' | sort)
 passed=0
 failed=0
 for target in "${targets[@]}"; do
-  program=$(find build-fuzz -type f -name "$target" -perm -u+x | head -n 1)
+  program=$(find "$build" -type f -name "$target" -perm -u+x | head -n 1)
   [ -n "$program" ] || { echo "no fuzz target $target"; failed=$((failed + 1)); continue; }
   corpus=.cache/fuzz/$target
   mkdir -p "$corpus/corpus"
