@@ -189,13 +189,7 @@ static bool area_is(size_t offset, const uint8_t* want, size_t count) {
 #define XSTATE_BV (*(volatile uint64_t*)&area[512])
 #define XCOMP_BV (*(volatile uint64_t*)&area[520])
 
-static void test_xsave(void) {
-  const uint64_t supported = cpuid(0xd, 0).eax;
-  if (!(cpuid(1, 0).ecx & (1u << 26)) || !(supported & 4)) {
-    skip("xsave", "no XSAVE or no AVX");
-    return;
-  }
-  for (unsigned i = 0; i < 32; ++i) pattern[i] = (uint8_t)(i * 7 + 1);
+static void test_xsave_enabling(void) {
   write_cr4(read_cr4() & ~(word)CR4_OSXSAVE);
   expect_trap("xgetbv-without-osxsave", xgetbv_probe, 0, 6, 0);
   expect_trap("xsave-without-osxsave", xsave_misaligned, 0, 6, 0);
@@ -215,7 +209,9 @@ static void test_xsave(void) {
   expect_trap("avx-ts", avx_probe, 0, 7, 0);
   if (!tcg_lacks("xrstor-ts")) expect_trap("xrstor-ts", xrstor_probe, 0, 7, 0);
   __asm__ volatile("clts");
+}
 
+static void test_xsave_standard(void) {
   memset(area, 0, sizeof area);
   load_ymm3();
   xsave(7);
@@ -255,7 +251,9 @@ static void test_xsave(void) {
   XCOMP_BV = 0;
   *(uint32_t*)&area[24] = 1u << 31;
   if (!tcg_lacks("xrstor-mxcsr-reserved")) expect_trap("xrstor-mxcsr-reserved", xrstor_probe, 0, 13, 0);
+}
 
+static void test_xsave_variants(void) {
   const uint32_t family = cpuid(0xd, 1).eax;
   if (family & 2) {
     memset(area, 0, sizeof area);
@@ -297,6 +295,17 @@ static void test_xsave(void) {
   } else {
     skip("xsaves", "not there");
   }
+}
+
+static void test_xsave(void) {
+  if (!(cpuid(1, 0).ecx & (1u << 26)) || !(cpuid(0xd, 0).eax & 4)) {
+    skip("xsave", "no XSAVE or no AVX");
+    return;
+  }
+  for (unsigned i = 0; i < 32; ++i) pattern[i] = (uint8_t)(i * 7 + 1);
+  test_xsave_enabling();
+  test_xsave_standard();
+  test_xsave_variants();
 }
 
 // ---- x87 environment ----

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Real mode: the way there and back, the IVT, segments, wrap-around, faults, "unreal" limits. [SDM-3A 10.9, 21.1]
+// Real mode: the way there and back, the IVT, segments, wrap-around, faults, "unreal" limits. [SDM-3A 10.9, SDM-3B 21.1]
 #include "guest.h"
 
 void guest_main(void);
