@@ -129,7 +129,7 @@ bool CaseGenerator::make(uint64_t number, TestCase& test_case, Input& input) con
     return combos_[source[random.below(static_cast<uint32_t>(source.size()))]];
   };
   Rng random(mix(seed_, number));
-  for (int attempt = 0; attempt < 10; ++attempt) {
+  for (int attempt = 0; attempt < 60; ++attempt) {
     test_case = TestCase{.seed = seed_, .number = number, .row = combo.row, .form = combo.form};
     test_case.sequence = (number / combos_.size()) % 2 == 1;
     random_state(random, mode, test_case.state);

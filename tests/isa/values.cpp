@@ -124,6 +124,11 @@ void random_vector_state(Rng& random, MachineState& state) {
   static constexpr uint8_t kTags[] = {0xff, 0x00, 0x0f, 0xf0};
   state.set_xsave_field<uint8_t>(kXsaveFtw, random.chance(1, 2) ? kTags[random.below(4)] : static_cast<uint8_t>(random.next()));
   state.set_xsave_field<uint32_t>(kXsaveMxcsr, random_mxcsr(random));
+  if (random.chance(1, 2)) {
+    state.set_xsave_field<uint16_t>(kXsaveFop, static_cast<uint16_t>(random.below(0x800)));
+    state.set_xsave_field<uint64_t>(kXsaveFip, random.next() >> 17);
+    state.set_xsave_field<uint64_t>(kXsaveFdp, random.next() >> 17);
+  }
   for (size_t i = 0; i < 8; ++i) {
     const auto value = random_extended(random);
     std::memcpy(state.xsave.data() + kXsaveX87 + 16 * i, value.data(), value.size());
