@@ -182,6 +182,8 @@ def main():
         parser.error("unknown guests: " + " ".join(sorted(unknown)))
     results = []
     engines = [] if options.only_qemu else [("rhea", rhea_command), ("rhea, reference mode", reference_command)]
+    if any(option.startswith("--dbt-opt") for option in options.rhea_option):
+        engines = engines[:1]
     if options.vs_qemu or options.only_qemu:
         engines.append(("qemu", qemu_command))
     for engine, make_command in engines:
