@@ -23,6 +23,10 @@ class CpuModel;
 class Lapic;
 }  // namespace rhea::cpu
 
+namespace rhea::io {
+class InstructionClock;
+}  // namespace rhea::io
+
 namespace rhea::dbt {
 
 class Runtime;
@@ -81,6 +85,8 @@ struct alignas(4096) Context {
   uint64_t scratch[8] = {};       // spill space inside one instruction
   uint64_t tsc_offset = 0;        // guest TSC = host TSC + this (TSC_ADJUST included)
   int64_t instructions_left = 0;  // deterministic clock: budget, counted down per block
+  int64_t instructions_settled = 0;  // what instructions_left was when the clock was last told
+  uint32_t regrant = 0;           // deterministic clock: a timer may be due before the budget ends (atomic access)
   uint16_t fpu_fop = 0;           // last x87 instruction: opcode, IP and data address as the guest sees them
   uint64_t fpu_fip = 0, fpu_fdp = 0;
   uint16_t x87_last_fop = 0;      // of the last x87 instruction; becomes fpu_fop / fpu_fdp when it raised an
@@ -94,6 +100,7 @@ struct alignas(4096) Context {
   io::AddressSpace* physical = nullptr;
   io::AddressSpace* ports = nullptr;
   io::Clock* clock = nullptr;
+  io::InstructionClock* instruction_clock = nullptr;  // `clock`, where that counts instructions
   const cpu::CpuModel* cpu_model = nullptr;
   cpu::Lapic* lapic = nullptr;
   io::IrqRouter* irq = nullptr;

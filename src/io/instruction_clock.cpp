@@ -18,12 +18,6 @@ InstructionClock::InstructionClock(const Options& options)
   RHEA_CHECK(options_.ns_per_instruction >= 1);
 }
 
-void InstructionClock::advance(uint64_t instructions) {
-  // One thread writes: plain additions, atomic only for those who look.
-  instructions_.store(instructions_.load(std::memory_order_relaxed) + instructions, std::memory_order_relaxed);
-  now_ns_.store(now_ns() + instructions * options_.ns_per_instruction, std::memory_order_relaxed);
-}
-
 std::optional<uint64_t> InstructionClock::next_deadline_instructions() const {
   const auto deadline = timers_.earliest();
   if (!deadline) return std::nullopt;

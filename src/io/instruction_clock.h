@@ -10,6 +10,7 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <optional>
 
 #include "base/error.h"
@@ -41,8 +42,15 @@ class InstructionClock final : public Clock {
   bool tsc_is_host_tsc() const override { return false; }
   uint64_t tsc_offset() const override { return 0; }
 
-  // `instructions` more were executed. Fires nothing.
-  void advance(uint64_t instructions);
+  // `instructions` more were executed. Fires nothing. Inline: the translator's general-register-only code calls it.
+  void advance(uint64_t instructions) {
+    // One thread writes: plain additions, atomic only for those who look.
+    instructions_.store(instructions_.load(std::memory_order_relaxed) + instructions, std::memory_order_relaxed);
+    now_ns_.store(now_ns() + instructions * options_.ns_per_instruction, std::memory_order_relaxed);
+  }
+  // Called, on whatever thread arms it, when a timer is armed for earlier than all others: an engine must then grant
+  // its vCPU fewer instructions. It must not call back into the clock. Set while nothing runs.
+  void set_on_earlier_deadline(std::function<void()> function) { on_earlier_deadline_ = std::move(function); }
   // How many instructions may be executed before a timer is due: 0 if one is due now, nothing if none is armed.
   std::optional<uint64_t> next_deadline_instructions() const;
   // Runs the callbacks of what is due. What they arm for now is due at the next call.
@@ -62,7 +70,10 @@ class InstructionClock final : public Clock {
   ClockState origin_;
   std::atomic<uint64_t> now_ns_{0};
   std::atomic<uint64_t> instructions_{0};
-  TimerQueue timers_;
+  std::function<void()> on_earlier_deadline_;
+  TimerQueue timers_{[this](std::optional<uint64_t> deadline_ns) {
+    if (deadline_ns && on_earlier_deadline_) on_earlier_deadline_();
+  }};
 };
 
 }  // namespace rhea::io

@@ -5,6 +5,7 @@
 #include "cpu/lapic.h"
 #include "dbt/runtime/entry_points.h"
 #include "dbt/runtime/runtime.h"
+#include "io/instruction_clock.h"
 
 namespace rhea::dbt {
 
@@ -71,6 +72,10 @@ bool Runtime::handle_requests(ThunkResult& result) {
   }
   if (std::atomic_ref(stop_requested).load(std::memory_order_acquire)) {
     result = leave(ExitReason::kStopped);
+    return true;
+  }
+  if (std::atomic_ref(context_.regrant).load(std::memory_order_relaxed)) {  // timers, then the rest of the budget
+    result = leave(ExitReason::kInstructionLimit);
     return true;
   }
   ++counters_.polls;
@@ -230,6 +235,13 @@ void Runtime::correct_instruction_count(const Block& block, const HostPoint&, un
   context_.instructions_left += static_cast<int64_t>(block.instruction_count) - executed;
 }
 
+void Runtime::settle_clock(int64_t not_executed) {
+  Context& c = context_;
+  const int64_t left = c.instructions_left + not_executed;
+  c.instruction_clock->advance(static_cast<uint64_t>(c.instructions_settled - left));
+  c.instructions_settled = left;
+}
+
 ThunkResult Runtime::fault_at(const Exception& exception, uint64_t return_address) {
   set_rip_from_host(return_address);
   return resume_with(exception);
@@ -245,6 +257,7 @@ ThunkResult Runtime::run_system(const InsnRecord* record, uint64_t) {
   c.state.rip = c.code_base + record->guest_offset;
   if (!mode::code64(c.mode)) c.state.rip &= 0xffffffff;
   c.code_invalidated = 0;
+  if (options_.instruction_clock) settle_clock(1);
   const bool masked = record->masked_memory;
   const auto next = masked ? execute_masked_memory(c, record->insn) : execute_system(c, record->insn);
   if (!next) {
@@ -268,6 +281,10 @@ ThunkResult Runtime::run_system(const InsnRecord* record, uint64_t) {
       if (c.state.mov_ss_shadow) c.step_pending = 0;
       return dispatch();
     case Next::kDispatch:
+      // A repeated instruction that an event has interrupted counts once, when it ends.
+      if (options_.instruction_clock && (record->insn.rep || record->insn.repne) &&
+          c.state.rip == mask_ip(c.code_base + record->guest_offset, c.mode))
+        c.instructions_left += 1;
       break;
   }
   return dispatch();

@@ -64,6 +64,7 @@ ThunkResult Runtime::memory_access(uint64_t linear, uint32_t info, uint64_t retu
   const bool write = info & kInfoWrite;
   const auto mmu = static_cast<MmuIndex>((info >> kInfoMmuShift) & 3);
   ++counters_.tlb_misses;
+  access_return_ = return_address;
   c.code_invalidated = 0;
   if (const uint64_t alignment = info >> kInfoAlignmentShift; alignment && (linear & (alignment - 1)))
     return fault_at(Exception{.vector = kGeneralProtection, .has_error_code = true}, return_address);
@@ -91,6 +92,12 @@ ThunkResult Runtime::memory_access(uint64_t linear, uint32_t info, uint64_t retu
   return {kActionContinue, 0};
 }
 
+// Devices see the time of the instruction that reaches them, though its whole block is counted already.
+void Runtime::settle_clock_at_access() {
+  const Block* block = block_of_host(access_return_ - 1);
+  if (block) settle_clock(int64_t{block->instruction_count} - point_of_host(*block, access_return_ - 1)->index);
+}
+
 // Reads or writes one piece of a bounced access.
 void Runtime::copy_piece(uint64_t physical, std::byte* data, unsigned size, bool to_guest) {
   if (size == 0) return;
@@ -106,6 +113,7 @@ void Runtime::copy_piece(uint64_t physical, std::byte* data, unsigned size, bool
     return;
   }
   ++counters_.mmio;
+  if (options_.instruction_clock) settle_clock_at_access();
   BusAccess access{context_.physical, physical, data, size, to_guest};
   call_with_vectors_saved(context_, bus_access, &access);
 }
@@ -142,6 +150,7 @@ ThunkResult Runtime::cross_page_access(uint64_t linear, uint32_t info, uint64_t 
 
 ThunkResult Runtime::memory_after(uint64_t return_address, AfterStore after) {
   Context& c = context_;
+  access_return_ = return_address;
   if (bounce_.active) {
     bounce_.active = false;
     std::byte* data = c.bounce.data() + bounce_.offset;

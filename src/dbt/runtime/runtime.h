@@ -119,6 +119,9 @@ class Runtime final : public memory::WriteObserver, public io::ViewListener {
   void request_exit() { std::atomic_ref(context_.exit_request).store(1, std::memory_order_release); }
 
   // Debugger and exact runs.
+  // Tells the deterministic clock of all instructions before the current one, which `not_executed` of those already
+  // counted down are not part of. General registers only.
+  void settle_clock(int64_t not_executed);
   void set_breakpoints(std::vector<uint64_t> linear);
   bool is_breakpoint(uint64_t linear) const;
   bool has_breakpoints() const { return !breakpoints_.empty(); }
@@ -141,6 +144,7 @@ class Runtime final : public memory::WriteObserver, public io::ViewListener {
   void correct_instruction_count(const Block& block, const HostPoint& point, unsigned executed);
   ThunkResult cross_page_access(uint64_t linear, uint32_t info, uint64_t return_address);
   ThunkResult device_access(uint64_t linear, uint64_t physical, unsigned size, uint32_t info);
+  void settle_clock_at_access();
   void copy_piece(uint64_t physical, std::byte* data, unsigned size, bool to_guest);
   void deliver_pending_interrupt();
   Block* find_block(uint64_t rip, uint64_t physical, uint32_t mode);
@@ -208,6 +212,7 @@ class Runtime final : public memory::WriteObserver, public io::ViewListener {
   std::vector<uint64_t> breakpoints_;
   uint64_t skip_breakpoint_ = ~uint64_t{0};
   uint32_t flush_generation_ = 0;
+  uint64_t access_return_ = 0;       // where the memory access being made will return to
   struct {
     uint64_t pc = 0;
     uint64_t address = 0;   // scratch A at the fault: the guest address where the access has one

@@ -61,7 +61,7 @@ constexpr RowFunction kRowFunctions[] = {
     {RowId::INVLPG, op::invlpg}, {RowId::INVPCID, op::invpcid}, {RowId::XGETBV, op::xgetbv}, {RowId::XSETBV, op::xsetbv},
     {RowId::SWAPGS, op::swapgs}, {RowId::RDFSBASE, op::rdfsbase}, {RowId::RDGSBASE, op::rdgsbase}, {RowId::WRFSBASE, op::wrfsbase},
     {RowId::WRGSBASE, op::wrgsbase}, {RowId::RDMSR, op::rdmsr}, {RowId::WRMSR, op::wrmsr}, {RowId::RDPMC, op::rdpmc},
-    {RowId::RDTSC, op::rdtsc}, {RowId::RDTSCP, op::rdtscp}, {RowId::RDPID, op::rdpid}, {RowId::CPUID, op::cpuid},
+    {RowId::RDRAND, op::rdrand}, {RowId::RDSEED, op::rdrand}, {RowId::RDTSC, op::rdtsc}, {RowId::RDTSCP, op::rdtscp}, {RowId::RDPID, op::rdpid}, {RowId::CPUID, op::cpuid},
     {RowId::VMCALL, op::vmcall}, {RowId::VMMCALL, op::vmcall},
     // x87 and extended state.
     {RowId::FXSAVE, op::fxsave}, {RowId::FXRSTOR, op::fxrstor}, {RowId::XSAVE, op::xsave}, {RowId::XRSTOR, op::xrstor},

@@ -195,6 +195,18 @@ RHEA_SYSTEM_FUNCTION(rdgsbase) { return read_base(context, insn, cpu::kGs); }
 RHEA_SYSTEM_FUNCTION(wrfsbase) { return write_base(context, insn, cpu::kFs); }
 RHEA_SYSTEM_FUNCTION(wrgsbase) { return write_base(context, insn, cpu::kGs); }
 
+// Under the deterministic clock only: a mix of the instruction count, the same in every run. Not secret.
+RHEA_SYSTEM_FUNCTION(rdrand) {
+  uint64_t value = 0;
+  with_vectors_saved(context, [&] { value = context.clock->tsc(); });
+  value += 0x9e3779b97f4a7c15;
+  value = (value ^ (value >> 30)) * 0xbf58476d1ce4e5b9;
+  value = (value ^ (value >> 27)) * 0x94d049bb133111eb;
+  write_register(context, insn.operands[0].reg, insn.operand_size, value ^ (value >> 31));
+  set_arithmetic_flags(context, cpu::rflags::kCf);
+  return finish(context, insn);
+}
+
 RHEA_SYSTEM_FUNCTION(rdtsc) {
   GUEST_TRY(check_tsc(context));
   write_tsc_registers(context);

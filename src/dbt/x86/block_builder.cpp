@@ -169,6 +169,10 @@ void BlockBuilder::emit_instruction(const Insn& insn) {
   };
   switch (row_info(insn.row).translation) {
     case How::kCopy:
+      // Deterministic runs draw their random numbers from the instruction count.
+      if (runtime_.options().instruction_clock && (insn.row == RowId::RDRAND || insn.row == RowId::RDSEED)) system(insn);
+      else copy(insn);
+      break;
     case How::kCopyX87:
     case How::kShiftCl:
     case How::kCopyRcx:

@@ -4,6 +4,7 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <condition_variable>
 #include <cstring>
 #include <mutex>
@@ -64,7 +65,14 @@ class DbtVcpu final : public cpu::Vcpu, private base::FaultHandler {
     runtime_options.perf_map = options.perf_map;
     vcpu->runtime_ = RHEA_TRY(dbt::Runtime::create(c, runtime_options));
     vcpu->clock_ = options.instruction_clock ? dynamic_cast<io::InstructionClock*>(&engine.clock) : nullptr;
-    if (options.instruction_clock && !vcpu->clock_) return fail(ErrorCode::kInvalidArgument, "counting instructions needs the machine's instruction clock");
+    if (options.instruction_clock) {
+      if (!vcpu->clock_) return fail(ErrorCode::kInvalidArgument, "counting instructions needs the machine's instruction clock");
+      c.instruction_clock = vcpu->clock_;
+      vcpu->clock_->set_on_earlier_deadline([&c] {
+        std::atomic_ref(c.regrant).store(1, std::memory_order_relaxed);
+        std::atomic_ref(c.exit_request).store(1, std::memory_order_release);
+      });
+    }
     cpu::CpuState initial;
     cpu::reset_to_power_on(initial);
     vcpu->set_state(initial);
@@ -72,7 +80,10 @@ class DbtVcpu final : public cpu::Vcpu, private base::FaultHandler {
     lapic.set_kick([self] { self->kick(); });
     return vcpu;
   }
-  ~DbtVcpu() override { lapic_.set_kick({}); }
+  ~DbtVcpu() override {
+    lapic_.set_kick({});
+    if (clock_) clock_->set_on_earlier_deadline({});
+  }
 
   cpu::StopReason run(uint64_t instruction_limit) override;
   void kick() override;
@@ -90,9 +101,10 @@ class DbtVcpu final : public cpu::Vcpu, private base::FaultHandler {
   dbt::Context& context() const { return mapping_->context(); }
   bool on_fault(int signo, siginfo_t* info, ucontext_t* uc) override { return runtime_->on_fault(signo, info, uc); }
   bool wake_condition();
-  bool wait_while_halted();
-  void grant_budget(uint64_t limit_left);
-  uint64_t settle_budget();
+  bool halt_in_limited_run();
+  void wait_while_halted();
+  void grant_budget(uint64_t limit_end);
+  void settle_budget();
 
   std::unique_ptr<ContextMapping> mapping_;
   std::unique_ptr<dbt::Runtime> runtime_;
@@ -100,7 +112,6 @@ class DbtVcpu final : public cpu::Vcpu, private base::FaultHandler {
   DbtOptions options_;
   io::InstructionClock* clock_ = nullptr;
   bool single_step_ = false;
-  int64_t granted_ = 0;
 
   std::mutex mutex_;
   std::condition_variable wake_;
@@ -135,21 +146,18 @@ bool DbtVcpu::wake_condition() {
   }
 }
 
-bool DbtVcpu::wait_while_halted() {
+void DbtVcpu::wait_while_halted() {
   for (;;) {
-    if (wake_condition()) return true;
-    if (clock_) {
-      // Deterministic time jumps to the next timer; with none armed only the outside can wake us.
-      if (clock_->next_deadline_instructions()) {
-        clock_->skip_to_next_deadline();
-        clock_->run_due_timers();
-        continue;
-      }
+    if (wake_condition()) return;
+    // Deterministic time jumps to the next timer; with none armed only the outside can wake us.
+    if (clock_ && clock_->skip_to_next_deadline()) {
+      clock_->run_due_timers();
+      continue;
     }
     sleeping_.store(true, std::memory_order_seq_cst);
     if (wake_condition()) {
       sleeping_.store(false, std::memory_order_relaxed);
-      return true;
+      return;
     }
     std::unique_lock lock(mutex_);
     wake_.wait(lock, [this] { return kicked_; });
@@ -158,41 +166,47 @@ bool DbtVcpu::wait_while_halted() {
   }
 }
 
+// A run of limited length goes back to its caller at every step of a halt, who may have something to wake it.
+// True: the guest goes on.
+bool DbtVcpu::halt_in_limited_run() {
+  if (wake_condition()) return true;
+  if (clock_->skip_to_next_deadline()) clock_->run_due_timers();
+  return wake_condition();
+}
+
 // Deterministic time: the vCPU runs up to the next timer, or the caller's limit, and time follows it.
-void DbtVcpu::grant_budget(uint64_t limit_left) {
-  uint64_t budget = limit_left;
-  if (const auto next = clock_->next_deadline_instructions(); next && *next < budget) budget = *next;
-  granted_ = static_cast<int64_t>(budget);
-  context().instructions_left = granted_;
+void DbtVcpu::grant_budget(uint64_t limit_end) {
+  constexpr uint64_t kSlice = 1'000'000'000;
+  dbt::Context& c = context();
+  uint64_t budget = std::min(limit_end - clock_->instructions(), kSlice);
+  std::atomic_ref(c.regrant).store(0, std::memory_order_relaxed);  // before the look at the timers
+  // A timer that is armed for the past again and again must not stop the guest.
+  if (const auto next = clock_->next_deadline_instructions()) budget = std::min(budget, std::max<uint64_t>(*next, 1));
+  c.instructions_left = c.instructions_settled = static_cast<int64_t>(budget);
   runtime_->exact_budget = false;
 }
 
-uint64_t DbtVcpu::settle_budget() {
-  const auto executed = static_cast<uint64_t>(granted_ - context().instructions_left);
-  granted_ = context().instructions_left;
-  clock_->advance(executed);
+void DbtVcpu::settle_budget() {
+  runtime_->settle_clock(0);
   clock_->run_due_timers();
-  return executed;
 }
 
 cpu::StopReason DbtVcpu::run(uint64_t instruction_limit) {
   auto guard = base::FaultGuard::create(*this);
   RHEA_CHECK(guard.has_value());
   dbt::Context& c = context();
-  constexpr uint64_t kSlice = 1'000'000'000;
-  uint64_t left = instruction_limit ? instruction_limit : UINT64_MAX;
+  const bool limited = clock_ && instruction_limit;
+  const uint64_t limit_end = limited ? clock_->instructions() + instruction_limit : UINT64_MAX;
   runtime_->debugger_step = single_step_;
   if (c.state.halted) {
-    wait_while_halted();
+    if (!limited) wait_while_halted();
+    else if (!halt_in_limited_run()) return cpu::StopReason::kInstructionLimit;
   }
   for (;;) {
-    if (clock_) grant_budget(std::min(left, kSlice));
+    if (clock_) grant_budget(limit_end);
     c.exit_request = 1;  // look at everything first
     const dbt::ExitReason reason = runtime_->run();
-    if (clock_) {
-      const uint64_t executed = settle_budget();
-      left = instruction_limit ? left - std::min(left, executed) : left;
-    }
+    if (clock_) settle_budget();
     switch (reason) {
       case dbt::ExitReason::kStopped:
         std::atomic_ref(runtime_->stop_requested).store(false, std::memory_order_relaxed);
@@ -200,11 +214,11 @@ cpu::StopReason DbtVcpu::run(uint64_t instruction_limit) {
       case dbt::ExitReason::kShutdown: return cpu::StopReason::kShutdown;
       case dbt::ExitReason::kDebug: return cpu::StopReason::kDebug;
       case dbt::ExitReason::kInstructionLimit:
-        if (instruction_limit && left == 0) return cpu::StopReason::kInstructionLimit;
+        if (limited && clock_->instructions() >= limit_end) return cpu::StopReason::kInstructionLimit;
         break;
       case dbt::ExitReason::kHalted:
-        if (instruction_limit && left == 0) return cpu::StopReason::kInstructionLimit;
-        wait_while_halted();
+        if (!limited) wait_while_halted();
+        else if (clock_->instructions() >= limit_end || !halt_in_limited_run()) return cpu::StopReason::kInstructionLimit;
         break;
       case dbt::ExitReason::kNone: break;
     }
