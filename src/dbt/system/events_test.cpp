@@ -10,7 +10,7 @@ namespace {
 
 namespace rf = cpu::rflags;
 
-constexpr unsigned kInterrupt = 0x8e, kTrap = 0x8f, kDpl3 = 0x60;
+constexpr unsigned kInterrupt = 0x8e, kTrap = 0x8f;
 
 class EventsTest : public ::testing::Test {
  protected:

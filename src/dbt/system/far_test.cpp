@@ -2,6 +2,8 @@
 // Far transfers, call gates, IRET and the fast system calls.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "dbt/system/expect.h"
 #include "dbt/system/machine_fake.h"
 
@@ -111,6 +113,35 @@ TEST_F(FarTest, CallGateToInnerLevelCopiesParameters) {
   EXPECT_EQ(state.gpr[cpu::kRsp], rsp + 8);
   EXPECT_FALSE(state.segment[cpu::kEs].usable());
   EXPECT_TRUE(state.segment[cpu::kDs].usable());
+}
+
+// Gate DPL >= max(CPL, RPL); code DPL <= CPL; the handler's level is the code's unless it conforms.
+TEST_F(FarTest, CallGateMatrix) {
+  for (unsigned cpl = 0; cpl < 4; ++cpl)
+    for (unsigned rpl = 0; rpl < 4; ++rpl)
+      for (unsigned gate_dpl = 0; gate_dpl < 4; ++gate_dpl)
+        for (unsigned code_dpl = 0; code_dpl < 4; ++code_dpl)
+          for (bool conforming : {false, true})
+            for (bool jump : {false, true}) {
+              machine.enter_protected_mode(cpl);
+              constexpr uint16_t kCodeSelector = kFree + 8;
+              machine.set_gdt(kCodeSelector, FakeMachine::descriptor(0, 0xfffff, (conforming ? 0x9e : 0x9a) | code_dpl << 5, 0xc));
+              call_gate32(kFree, kCodeSelector, 0x5000, 0x8c | gate_dpl << 5);
+              auto result = jump ? jmp(uint16_t(kFree | rpl), 0) : call(uint16_t(kFree | rpl), 0);
+              int error = -1;
+              if (gate_dpl < std::max(cpl, rpl)) error = kFree;
+              else if (code_dpl > cpl || (jump && !conforming && code_dpl != cpl)) error = kCodeSelector;
+              SCOPED_TRACE(::testing::Message() << "cpl " << cpl << " rpl " << rpl << " gate " << gate_dpl << " code " << code_dpl
+                                                << " conforming " << conforming << " jump " << jump);
+              ASSERT_EQ(result.has_value(), error < 0);
+              if (error >= 0) {
+                EXPECT_EQ(result.error().vector, kGeneralProtection);
+                EXPECT_EQ(int(result.error().error_code), error);
+                continue;
+              }
+              EXPECT_EQ(state.cpl(), conforming ? cpl : code_dpl);
+              EXPECT_EQ(state.segment[cpu::kCs].selector & 3u, state.cpl());
+            }
 }
 
 TEST_F(FarTest, CallGateChecks) {

@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "cpu/lapic.h"
+#include "dbt/inject_bug.h"
 #include "testing/clock_fake.h"
 #include "testing/guest_memory_fake.h"
 
@@ -76,6 +77,9 @@ struct FakeMachine::Parts {
 
 FakeMachine::FakeMachine() : context(new_context()), state(context.state), parts_(std::make_unique<Parts>(*this)) {
   context.runtime = reinterpret_cast<Runtime*>(this);
+#ifdef RHEA_INJECT_BUGS
+  context.inject_bug = injected_by_environment();
+#endif
   auto model = cpu::CpuModel::create({.name = "max", .tsc_frequency_hz = 1'000'000'000});
   RHEA_CHECK(model.has_value());
   parts_->model.emplace(std::move(*model));

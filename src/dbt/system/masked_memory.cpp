@@ -3,6 +3,7 @@
 //
 // The host would check pages and not elements the mask leaves out; so these are not copied. A masked-out
 // element is never touched and never faults. [SDM-2C VMASKMOV, VPMASKMOV, VPGATHERDD ff., SDM-2B MASKMOVDQU]
+#include "dbt/inject_bug.h"
 #include "dbt/system/internal.h"
 
 namespace rhea::dbt {
@@ -65,7 +66,7 @@ Fallible<void> masked_load(Context& context, const Insn& insn, unsigned size) {
   const uint64_t base = operand_offset(context, insn);
   for (unsigned i = 0; i < count; ++i)
     if (mask_bit(context, mask, i, size)) values[i] = GUEST_TRY(read_at(context, insn, base + i * size, size));
-  for (unsigned i = 0; i < 32 / size; ++i) write_element(context, destination, i, size, i < count ? values[i] : 0);
+  for (unsigned i = 0; i < (injected(context, 74) ? count : 32 / size); ++i) write_element(context, destination, i, size, i < count ? values[i] : 0);
   return {};
 }
 
@@ -73,7 +74,7 @@ Fallible<void> masked_store(Context& context, const Insn& insn, unsigned size, u
   const MmuIndex mmu = current_mmu(context);
   for (const bool store : {false, true}) {  // nothing is written if anything faults
     for (unsigned i = 0; i < count; ++i) {
-      if (!mask_bit(context, mask, i, size)) continue;
+      if (!mask_bit(context, mask, i, size) && (store || !injected(context, 75))) continue;
       const uint64_t offset = wrap_offset(base + i * size, insn.mem.address_size);
       const uint64_t linear = GUEST_TRY(linear_address(context, insn.mem.segment, offset, size, Access::kWrite));
       const auto done = store ? write_linear(context, linear, read_element(context, source, i, size), size, mmu) : probe_write(context, linear, size, mmu);
@@ -118,7 +119,7 @@ Fallible<void> gather(Context& context, const Insn& insn, unsigned index_size, u
     write_element(context, mask, i, size, i < width / size && mask_bit(context, mask, i, size) ? all_ones : 0);
   for (unsigned i = 0; i < count; ++i) {
     if (!mask_bit(context, mask, i, size)) continue;
-    const auto displacement = static_cast<uint64_t>(sign_extend(read_element(context, index, i, index_size), index_size)) * insn.mem.scale;
+    const auto displacement = static_cast<uint64_t>(sign_extend(read_element(context, index, i, index_size), injected(context, 76) ? 8 : index_size)) * insn.mem.scale;
     const auto value = read_at(context, insn, base + displacement, size);
     if (!value) return std::unexpected(value.error());
     write_element(context, destination, i, size, *value);

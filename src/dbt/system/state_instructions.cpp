@@ -4,6 +4,7 @@
 // The image that the host's XSAVE made of the live registers is rearranged into what the guest asked for. The
 // pointers to the last x87 instruction are the guest's own (Context::fpu_*), never the host's; the selectors
 // beside them are zero, as on processors that deprecate them.
+#include "dbt/inject_bug.h"
 #include "dbt/system/xsave_image.h"
 
 namespace rhea::dbt {
@@ -198,7 +199,7 @@ Fallible<Next> save(Context& context, const Insn& insn, SaveKind kind) {
   if (!compact) {
     std::byte old[8];
     GUEST_TRY(area.read(kXstateBv, old, 8));
-    state_bv |= load_host(old, 8) & ~wanted;
+    if (!injected(context, 78)) state_bv |= load_host(old, 8) & ~wanted;
   }
   GUEST_TRY(write_components(context, area, saved, layout, insn.rex_w, mxcsr));
   if (compact) GUEST_TRY(area.write_value(kXcompBv, layout, 8));
@@ -325,7 +326,7 @@ RHEA_SYSTEM_FUNCTION(fxsave) {
   GUEST_TRY(require_x87(context));
   GuestArea area = GUEST_TRY(open_area(context, insn, kLegacyBytes, Access::kWrite, 16));
   save_vectors(context);
-  GUEST_TRY(write_components(context, area, kX87Component | kSseComponent, 0, insn.rex_w, true));
+  GUEST_TRY(write_components(context, area, kX87Component | kSseComponent, 0, insn.rex_w && !injected(context, 79), true));
   return finish(context, insn);
 }
 
@@ -337,7 +338,7 @@ RHEA_SYSTEM_FUNCTION(fxrstor) {
   constexpr uint64_t kBoth = kX87Component | kSseComponent;
   GUEST_TRY(read_components(context, area, Header{}, kBoth, true, restored));
   apply(context, restored, kBoth, kBoth, insn.rex_w);
-  set_image_field(context, kMxcsr, 4, load_host(restored.bytes + kMxcsr, 4));
+  if (!injected(context, 77)) set_image_field(context, kMxcsr, 4, load_host(restored.bytes + kMxcsr, 4));
   load_vectors(context);
   return finish(context, insn);
 }

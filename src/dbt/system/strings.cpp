@@ -5,6 +5,7 @@
 // pages or meets a device is done by itself. Registers are committed after each run, so that a fault or an
 // interrupt leaves them at the element where work goes on. Moves use the host's own REP MOVS with the guest's
 // element size wherever source and destination overlap, so that propagation patterns come out the same.
+#include "dbt/inject_bug.h"
 #include "dbt/system/internal.h"
 #include "dbt/system/repeat.h"
 
@@ -21,7 +22,7 @@ struct Job {
   MmuIndex mmu;
 
   Job(Context& c, const Insn& i)
-      : context(c), insn(i), size(i.operand_size), address_size(i.mem.address_size), backward(c.direction_flag), mmu(current_mmu(c)) {}
+      : context(c), insn(i), size(i.operand_size), address_size(i.mem.address_size), backward(c.direction_flag && !(injected(c, 72) && i.operand_size == 2)), mmu(current_mmu(c)) {}
 
   uint64_t count() const { return repeats(insn) ? read_register(context, cpu::kRcx, address_size) : 1; }
   void finish_elements(uint64_t elements, bool source, bool destination) const {
@@ -169,7 +170,7 @@ Fallible<uint64_t> store_run(const Job& job, uint64_t wanted) {
 }
 
 Fallible<uint64_t> load_run(const Job& job, uint64_t wanted) {
-  Run source = GUEST_TRY(find_run(job, job.insn.mem.segment, cpu::kRsi, Access::kRead, wanted));
+  Run source = GUEST_TRY(find_run(job, injected(job.context, 73) ? unsigned{cpu::kDs} : job.insn.mem.segment, cpu::kRsi, Access::kRead, wanted));
   uint64_t value;
   if (source.host == nullptr) {
     value = GUEST_TRY(read_linear(job.context, source.linear, job.size, job.mmu));
@@ -259,11 +260,14 @@ void zero_count(const Job& job, bool source, bool destination) {
 
 template <class RunFunction>
 Fallible<Next> transfer(const Job& job, RunFunction run, bool source, bool destination) {
-  uint64_t count = job.count();
+  const uint64_t first = job.count();
+  uint64_t count = first;
   if (count == 0) zero_count(job, source, destination);
   while (count != 0) {
     uint64_t limit = job.context.state.rflags & cpu::rflags::kTf ? 1 : count;
-    count -= GUEST_TRY(run(job, limit));
+    const auto done = run(job, limit);
+    if (injected(job.context, 71) && !done) write_register(job.context, cpu::kRcx, job.address_size, first);
+    count -= GUEST_TRY(done);
     if (count != 0 && must_leave_repeat(job.context)) return Next::kDispatch;
   }
   return finish(job.context, job.insn);
