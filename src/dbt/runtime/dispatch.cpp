@@ -3,8 +3,10 @@
 //
 // General registers only: runs with the guest's vector registers in place.
 #include "cpu/lapic.h"
+#include "dbt/inject_bug.h"
 #include "dbt/runtime/entry_points.h"
 #include "dbt/runtime/runtime.h"
+#include "isa/x86/rows.h"
 #include "io/instruction_clock.h"
 
 namespace rhea::dbt {
@@ -41,10 +43,15 @@ void Runtime::deliver_pending_interrupt() {
   call_with_vectors_saved(context_, [](void* argument) {
     auto& r = *static_cast<Request*>(argument);
     Context& c = *r.context;
+    // A blocked NMI waits in the processor, where it does not hide interrupts.
+    while (c.lapic->pending() == cpu::LapicEvent::kNmi && c.lapic->take_nmi()) c.state.nmi_pending = true;
+    if (c.state.nmi_pending && !c.state.nmi_blocked) {
+      c.state.nmi_pending = false;
+      r.nmi = true;
+      r.more = c.lapic->pending() != cpu::LapicEvent::kNone;
+      return;
+    }
     switch (c.lapic->pending()) {
-      case cpu::LapicEvent::kNmi:
-        if (!c.state.nmi_blocked && c.lapic->take_nmi()) r.nmi = true;
-        break;
       case cpu::LapicEvent::kInterrupt:
         if (c.interrupt_flag) r.vector = c.lapic->acknowledge_interrupt();
         break;
@@ -100,7 +107,7 @@ ThunkResult Runtime::dispatch() {
       }
       if (debugger_step) return leave(ExitReason::kDebug);
     }
-    const bool shadow = c.state.sti_shadow || c.state.mov_ss_shadow;
+    const bool shadow = c.state.sti_shadow || (c.state.mov_ss_shadow && !injected(c, 47));
     if (!shadow) {
       if (std::atomic_ref(c.exit_request).load(std::memory_order_acquire) ||
           (std::atomic_ref(c.irq_pending).load(std::memory_order_relaxed) && c.interrupt_flag)) {
@@ -207,7 +214,7 @@ ThunkResult Runtime::dispatch_branch(uint64_t rip, uint32_t info) {
   ++counters_.indirect_misses;
   if (mode::code64(c.mode) && !canonical(rip)) {
     c.state.rip = c.code_base + (info & kBranchOffsetMask);
-    c.state.gpr[cpu::kRsp] -= static_cast<uint64_t>(static_cast<int64_t>(static_cast<int32_t>(info) >> kBranchPoppedShift));
+    if (!injected(c, 46)) c.state.gpr[cpu::kRsp] -= static_cast<uint64_t>(static_cast<int64_t>(static_cast<int32_t>(info) >> kBranchPoppedShift));
     if (options_.instruction_clock) c.instructions_left += 1;
     return resume_with(Exception{.vector = kGeneralProtection, .has_error_code = true});
   }
@@ -227,7 +234,7 @@ void Runtime::set_rip_from_host(uint64_t return_address) {
   const Block* block = block_of_host(return_address - 1);
   if (!block) return;
   const HostPoint* point = point_of_host(*block, return_address - 1);
-  context_.state.rip = context_.code_base + point->guest_offset;
+  context_.state.rip = context_.code_base + point->guest_offset + (injected(context_, 45) && point->index ? point->guest_length : 0);
   if (options_.instruction_clock) correct_instruction_count(*block, *point, point->index);
 }
 
@@ -251,6 +258,24 @@ ThunkResult Runtime::raise_at(uint32_t info, uint64_t return_address) {
   return fault_at(Exception{.vector = static_cast<uint8_t>(info), .has_error_code = (info & 0x100) != 0, .error_code = info >> 16}, return_address);
 }
 
+// What a system function means for a single-step trap and a held-back NMI.
+void Runtime::settle_trap(isa::x86::RowId row) {
+  using isa::x86::RowId;
+  switch (row) {
+    case RowId::INT3: case RowId::INT_Ib: case RowId::INT1: case RowId::INTO:
+      // Delivery has cleared TF; the trap is dropped. INTO traps unless it delivered. [SDM-3B 18.3.1.4]
+      if (row != RowId::INTO || !(context_.state.rflags & cpu::rflags::kTf)) context_.step_pending = 0;
+      break;
+    case RowId::SYSCALL: case RowId::SYSENTER:
+      if (!(context_.state.rflags & cpu::rflags::kTf)) context_.step_pending = 0;
+      break;
+    case RowId::IRET:
+      if (context_.state.nmi_pending && !context_.state.nmi_blocked) request_exit();
+      break;
+    default: break;
+  }
+}
+
 ThunkResult Runtime::run_system(const InsnRecord* record, uint64_t) {
   Context& c = context_;
   ++counters_.system_calls;
@@ -265,9 +290,10 @@ ThunkResult Runtime::run_system(const InsnRecord* record, uint64_t) {
     if (options_.instruction_clock) c.instructions_left += 1;
     return resume_with(next.error());
   }
+  settle_trap(record->insn.row);
   switch (*next) {
     case Next::kContinue:
-      if (!c.code_invalidated && !c.step_pending && !std::atomic_ref(c.exit_request).load(std::memory_order_relaxed) &&
+      if (!c.code_invalidated && (!c.step_pending || injected(c, 48)) && !std::atomic_ref(c.exit_request).load(std::memory_order_relaxed) &&
           !(c.interrupt_flag && std::atomic_ref(c.irq_pending).load(std::memory_order_relaxed)))
         return {kActionContinue, 0};
       return dispatch();

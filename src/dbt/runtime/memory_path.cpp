@@ -7,6 +7,7 @@
 // six address bits, so that instructions that demand alignment still fault as they should.
 //
 // General registers only: runs with the guest's vector registers in place.
+#include "dbt/inject_bug.h"
 #include "dbt/runtime/entry_points.h"
 #include "dbt/runtime/runtime.h"
 
@@ -58,6 +59,18 @@ std::byte* Runtime::ram_pointer(uint64_t physical, unsigned size) const {
   return piece->host + (physical - piece->start);
 }
 
+// An access that must fault. A store of the x87 that raises an unmasked exception does not happen at all, and
+// then nothing faults: such a store runs against the bounce buffer first. [SDM-1 8.5, 8.6]
+ThunkResult Runtime::refuse_access(const Exception& exception, uint64_t linear, uint32_t info, uint64_t return_address) {
+  if (!(info & kInfoX87Store)) return fault_at(exception, return_address);
+  Context& c = context_;
+  save_vectors(c);
+  const uint64_t offset = linear & 63;
+  bounce_ = {.active = true, .size = static_cast<uint8_t>(info & kInfoSizeMask), .offset = offset, .x87_store = true, .refused = true,
+             .exception = exception, .fop = c.x87_last_fop, .fip = c.fpu_fip, .fdp = c.x87_last_fdp};
+  return {kActionProceed, reinterpret_cast<uint64_t>(c.bounce.data() + offset) - linear};
+}
+
 ThunkResult Runtime::memory_access(uint64_t linear, uint32_t info, uint64_t return_address) {
   Context& c = context_;
   const unsigned size = info & kInfoSizeMask;
@@ -70,10 +83,12 @@ ThunkResult Runtime::memory_access(uint64_t linear, uint32_t info, uint64_t retu
     return fault_at(Exception{.vector = kGeneralProtection, .has_error_code = true}, return_address);
   const auto canonical = [](uint64_t address) { return static_cast<uint64_t>(static_cast<int64_t>(address << 16) >> 16) == address; };
   if (mode::code64(c.mode) && (!canonical(linear) || !canonical(linear + size - 1)))
-    return fault_at(Exception{.vector = info & kInfoStack ? static_cast<uint8_t>(kStackFault) : static_cast<uint8_t>(kGeneralProtection), .has_error_code = true}, return_address);
+    return refuse_access(Exception{.vector = info & kInfoStack ? static_cast<uint8_t>(kStackFault) : static_cast<uint8_t>(kGeneralProtection), .has_error_code = true}, linear, info, return_address);
+  if (info & kInfoAlignCheck && (linear & ((size == 10 ? 8 : size) - 1)))
+    return refuse_access(Exception{.vector = kAlignmentCheck, .has_error_code = true}, linear, info, return_address);
   if ((linear & 0xfff) + size > memory::kPageSize) return cross_page_access(linear, info, return_address);
   const auto translation = dbt::translate(c, linear, write ? Access::kWrite : Access::kRead, mmu);
-  if (!translation) return fault_at(translation.error(), return_address);
+  if (!translation) return refuse_access(translation.error(), linear, info, return_address);
 
   const RamPiece* piece = find_ram(translation->physical);
   if (!piece || (write && !piece->meta) || ((translation->physical & 0xfff) + size > piece->end - (translation->physical & ~uint64_t{0xfff})))
@@ -81,7 +96,7 @@ ThunkResult Runtime::memory_access(uint64_t linear, uint32_t info, uint64_t retu
   std::byte* host = piece->host + (translation->physical - piece->start);
   if (piece->meta) {
     auto& meta = piece->meta[(translation->physical >> 12) - (piece->start >> 12)];
-    if (write && (meta.load(std::memory_order_relaxed) & memory::kPageHasCode)) {
+    if (write && (meta.load(std::memory_order_relaxed) & memory::kPageHasCode) && !(injected(c, 53) && size == 1)) {
       ++counters_.code_page_stores;
       invalidate(translation->physical, size);
       if (c.code_invalidated || (meta.load(std::memory_order_relaxed) & memory::kPageHasCode))
@@ -116,12 +131,13 @@ void Runtime::copy_piece(uint64_t physical, std::byte* data, unsigned size, bool
   if (options_.instruction_clock) settle_clock_at_access();
   BusAccess access{context_.physical, physical, data, size, to_guest};
   call_with_vectors_saved(context_, bus_access, &access);
+  if (injected(context_, 55)) asm volatile("vzeroupper");
 }
 
 ThunkResult Runtime::device_access(uint64_t linear, uint64_t physical, unsigned size, uint32_t info) {
   const uint64_t offset = linear & 63;
-  bounce_ = {.active = (info & kInfoWrite) != 0, .size = static_cast<uint8_t>(size), .first_size = static_cast<uint8_t>(size), .physical = {physical, 0}, .offset = offset};
-  if (info & kInfoRead) copy_piece(physical, context_.bounce.data() + offset, size, false);
+  bounce_ = {.active = (info & kInfoWrite) != 0, .size = static_cast<uint8_t>(size), .first_size = static_cast<uint8_t>(size), .physical = {physical, 0}, .offset = offset, .x87_store = (info & kInfoX87Store) != 0};
+  if ((info & kInfoRead) && !(injected(context_, 52) && (info & kInfoWrite))) copy_piece(physical, context_.bounce.data() + offset, size, false);
   return {kActionProceed, reinterpret_cast<uint64_t>(context_.bounce.data() + offset) - linear};
 }
 
@@ -135,12 +151,13 @@ ThunkResult Runtime::cross_page_access(uint64_t linear, uint32_t info, uint64_t 
   uint64_t second_linear = linear + first_size;
   if (!mode::code64(c.mode)) second_linear &= 0xffffffff;
   const auto first = dbt::translate(c, linear, access, mmu);
-  if (!first) return fault_at(first.error(), return_address);
+  if (!first) return refuse_access(first.error(), linear, info, return_address);
   const auto second = dbt::translate(c, second_linear, access, mmu);
-  if (!second) return fault_at(second.error(), return_address);
+  if (!second && injected(c, 49)) return fault_at(Exception{.vector = kPageFault, .has_error_code = true, .error_code = second.error().error_code, .address = linear}, return_address);
+  if (!second) return refuse_access(second.error(), linear, info, return_address);
   const uint64_t offset = linear & 63;
   bounce_ = {.active = (info & kInfoWrite) != 0, .size = static_cast<uint8_t>(size), .first_size = static_cast<uint8_t>(first_size),
-             .physical = {first->physical, second->physical}, .offset = offset};
+             .physical = {first->physical, second->physical}, .offset = offset, .x87_store = (info & kInfoX87Store) != 0};
   if (info & kInfoRead) {
     copy_piece(first->physical, c.bounce.data() + offset, first_size, false);
     copy_piece(second->physical, c.bounce.data() + offset + first_size, size - first_size, false);
@@ -151,14 +168,28 @@ ThunkResult Runtime::cross_page_access(uint64_t linear, uint32_t info, uint64_t 
 ThunkResult Runtime::memory_after(uint64_t return_address, AfterStore after) {
   Context& c = context_;
   access_return_ = return_address;
-  if (bounce_.active) {
+  if (bounce_.active && bounce_.x87_store) {
+    uint16_t status;
+    asm volatile("fnstsw %0" : "=m"(status));
+    const bool suppressed = status & 0x80;
+    if (suppressed) bounce_.active = false;
+    if (bounce_.refused && !suppressed) {  // the store would have happened: undo the instruction and fault
+      bounce_.active = false;
+      asm volatile("xrstor64 %0" : : "m"(c.state.xsave), "a"(1), "d"(0) : "memory");
+      c.x87_last_fop = bounce_.fop;
+      c.fpu_fip = bounce_.fip;
+      c.x87_last_fdp = bounce_.fdp;
+      return fault_at(bounce_.exception, return_address);
+    }
+  }
+  if (bounce_.active && !(injected(c, 51) && bounce_.size == 16)) {
     bounce_.active = false;
     std::byte* data = c.bounce.data() + bounce_.offset;
     copy_piece(bounce_.physical[0], data, bounce_.first_size, true);
-    copy_piece(bounce_.physical[1], data + bounce_.first_size, bounce_.size - bounce_.first_size, true);
+    if (!injected(c, 50)) copy_piece(bounce_.physical[1], data + bounce_.first_size, bounce_.size - bounce_.first_size, true);
   }
   if (after == AfterStore::kStay) return {kActionContinue, 0};
-  if (!c.code_invalidated && !std::atomic_ref(c.exit_request).load(std::memory_order_relaxed)) return {kActionContinue, 0};
+  if ((!c.code_invalidated || injected(c, 54)) && !std::atomic_ref(c.exit_request).load(std::memory_order_relaxed)) return {kActionContinue, 0};
   // The rest of this block may be stale, or a device wants attention: go on after this instruction.
   const Block* block = block_of_host(return_address - 1);
   if (!block) return {kActionContinue, 0};

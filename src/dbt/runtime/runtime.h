@@ -140,6 +140,8 @@ class Runtime final : public memory::WriteObserver, public io::ViewListener {
   }
   bool handle_requests(ThunkResult& result);  // true: leave with `result`
   ThunkResult fault_at(const Exception& exception, uint64_t return_address);
+  void settle_trap(isa::x86::RowId row);
+  ThunkResult refuse_access(const Exception& exception, uint64_t linear, uint32_t info, uint64_t return_address);
   void set_rip_from_host(uint64_t return_address);
   void correct_instruction_count(const Block& block, const HostPoint& point, unsigned executed);
   ThunkResult cross_page_access(uint64_t linear, uint32_t info, uint64_t return_address);
@@ -203,6 +205,11 @@ class Runtime final : public memory::WriteObserver, public io::ViewListener {
     uint8_t first_size = 0;           // bytes in the first piece; the rest is in the second
     uint64_t physical[2] = {};
     uint64_t offset = 0;              // into context.bounce
+    bool x87_store = false;           // an unmasked exception suppresses the store
+    bool refused = false;             // ... and the fault `exception`, which it would meet otherwise
+    Exception exception{};
+    uint16_t fop = 0;                 // x87 pointers before it
+    uint64_t fip = 0, fdp = 0;
   } bounce_;
 
   // Writes announced by other threads, applied before anything else happens on the vCPU.

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Guest memory accesses: effective address, segment, inline TLB lookup, out-of-line slow path.
+#include "dbt/inject_bug.h"
 #include "dbt/runtime/entry_points.h"
 #include "dbt/x86/block_builder.h"
 
@@ -26,7 +27,7 @@ uint8_t BlockBuilder::emit_offset(const MemoryRef& mem, int64_t extra) {
   const int64_t displacement = mem.displacement + extra;
   const bool small = displacement == static_cast<int32_t>(displacement);
   if (mem.base == kRipBase) {
-    const int64_t from_page = displacement + offset_ + insn_->length;
+    const int64_t from_page = displacement + offset_ + insn_->length - (injected(context_, 22) ? insn_->imm_bytes : 0);
     e_.load64(kScratchA, context_field(offsetof(Context, code_base)));
     if (from_page == static_cast<int32_t>(from_page)) {
       e_.lea64(kScratchA, {.base = kScratchA, .displacement = static_cast<int32_t>(from_page)});
@@ -64,10 +65,10 @@ uint8_t BlockBuilder::emit_offset(const MemoryRef& mem, int64_t extra) {
   }
   switch (mem.address_size) {
     case 8: e_.lea64(kScratchA, host); break;
-    case 4: e_.lea32(kScratchA, host); break;
+    case 4: injected(context_, 23) && host.index != kHNone ? e_.lea64(kScratchA, host) : e_.lea32(kScratchA, host); break;
     default:
       e_.lea32(kScratchA, host);
-      e_.movzx16(kScratchA, kScratchA);
+      if (!injected(context_, 24)) e_.movzx16(kScratchA, kScratchA);
       break;
   }
   return kScratchA;
@@ -77,7 +78,7 @@ uint8_t BlockBuilder::emit_segment(uint8_t reg, unsigned segment, unsigned size,
   through_ss_ = segment == cpu::kSs;
   bool check = (mode_ & mode::kReal) != 0;
   if (code64()) {
-    if (!based(segment)) return reg;
+    if (!based(segment) || (injected(context_, 25) && segment == cpu::kFs && kind == AccessKind::kWrite)) return reg;
   } else if (!check) {
     if (based(segment)) check = !(mode_ & (segment == cpu::kFs ? mode::kFsPlain : mode::kGsPlain));
     else if (segment == cpu::kCs) check = kind != AccessKind::kRead || !(mode_ & mode::kFlat);
@@ -102,7 +103,7 @@ uint8_t BlockBuilder::emit_segment(uint8_t reg, unsigned segment, unsigned size,
 }
 
 void BlockBuilder::emit_align_check(uint8_t reg, unsigned size) {
-  if (!(mode_ & mode::kAlignCheck) || (size != 2 && size != 4 && size != 8 && size != 10)) return;
+  if (!(mode_ & mode::kAlignCheck) || (size != 2 && size != 4 && (size != 8 || injected(context_, 29)) && size != 10)) return;
   if (reg != kScratchA) e_.mov64(kScratchA, reg);
   e_.mov_imm32(kScratchC, size | kInfoAlignCheck);
   e_.call(runtime_.thunks().segment);
@@ -119,23 +120,26 @@ HostMem BlockBuilder::fold(const HostMem& mem) {
 }
 
 void BlockBuilder::access(uint8_t reg, unsigned size, AccessKind kind, const Body& body, AfterStore after) {
-  emit_align_check(reg, size);
+  const bool x87_store = kind == AccessKind::kWrite && insn_->has_memory && isa::x86::row_info(insn_->row).translation == isa::x86::Translation::kCopyX87;
+  const bool checked_late = x87_store && (mode_ & mode::kAlignCheck);  // the slow path knows when not to fault
+  if (!checked_late) emit_align_check(reg, size);
   const MmuIndex mmu = mode::mmu(mode_);
   const bool write = kind != AccessKind::kRead;
   uint8_t* const start = e_.position();
   e_.rorx64(kScratchC, reg, 12);
   e_.movzx16(kScratchC, kScratchC);
   e_.load64(kScratchB, tlb_field(mmu, offsetof(DataTlb, addend)));
-  e_.load64(kScratchC, tlb_field(mmu, write ? offsetof(DataTlb, write_tag) : offsetof(DataTlb, read_tag)));
-  e_.lea64(kScratchC, {.base = kScratchC, .index = reg, .displacement = static_cast<int32_t>(size) - 1});
+  e_.load64(kScratchC, tlb_field(mmu, write && !(injected(context_, 27) && kind == AccessKind::kReadWrite) ? offsetof(DataTlb, write_tag) : offsetof(DataTlb, read_tag)));
+  e_.lea64(kScratchC, {.base = kScratchC, .index = reg, .displacement = injected(context_, 26) && size == 2 ? 0 : static_cast<int32_t>(size) - 1});
   e_.pext64(kScratchC, kScratchC, context_field(offsetof(Context, page_mask)));
-  e_.jrcxz_skip(5);
+  if (!checked_late) e_.jrcxz_skip(5);
   uint8_t* const miss = e_.jmp_open();
   body({.base = reg, .index = kScratchB});
   uint8_t* const done = e_.position();
 
   const uint32_t info = size | (write ? kInfoWrite : 0) | (kind != AccessKind::kWrite ? kInfoRead : 0) |
-                        (through_ss_ ? kInfoStack : 0) | static_cast<uint32_t>(mmu) << kInfoMmuShift |
+                        (through_ss_ && !injected(context_, 28) ? kInfoStack : 0) | (x87_store ? kInfoX87Store : 0) |
+                        (checked_late ? kInfoAlignCheck : 0) | static_cast<uint32_t>(mmu) << kInfoMmuShift |
                         (insn_->has_memory ? uint32_t{isa::x86::row_info(insn_->row).memory_alignment} << kInfoAlignmentShift : 0);
   defer([this, reg, write, info, after, start, miss, done, body] {
     e_.bind32(miss);

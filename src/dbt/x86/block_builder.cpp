@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // One block: fetch and decode, the dispatch to translation functions, prologue and end.
+#include "dbt/inject_bug.h"
 #include "dbt/x86/block_builder.h"
 
 #include <algorithm>
@@ -70,7 +71,10 @@ BlockBuilder::Fetch BlockBuilder::fetch(Insn& insn) {
     read(second_page_, bytes + available, kMaxLength - available);
     status = isa::x86::decode({bytes, kMaxLength}, cpu_mode(mode_), insn);
   }
-  if (status == DecodeStatus::kOk) return Fetch::kOk;
+  if (status == DecodeStatus::kOk) {
+    if (!translator_.facts(insn.row).offered) isa::x86::substitute_without_feature(insn);
+    return Fetch::kOk;
+  }
   insn = Insn{};
   insn.length = 1;
   return status == DecodeStatus::kInvalid ? Fetch::kInvalid : Fetch::kTooLong;
@@ -118,7 +122,7 @@ void BlockBuilder::emit_prologue() {
     e_.jmp(runtime_.thunks().dispatch);
   }
   block_->direct_entry = e_.exec_position();
-  if (second_page_ != kNoPage) emit_straddle_check();
+  if (second_page_ != kNoPage && !injected(context_, 30)) emit_straddle_check();
   if (runtime_.options().instruction_clock) {
     // instructions_left -= count; below zero, the dispatcher takes over. The count is patched in at the end.
     const HostMem left = context_field(offsetof(Context, instructions_left));
@@ -138,6 +142,15 @@ void BlockBuilder::emit_prologue() {
   }
 }
 
+FpuClass BlockBuilder::fpu_class_of(const Insn& insn) const {
+  const FpuClass fpu = translator_.facts(insn.row).fpu;
+  if (fpu != FpuClass::kMmx || !insn.has_memory) return fpu;
+  // CVTPI2PS and CVTPI2PD from memory name no MMX register and are plain SSE. [SDM-2A CVTPI2PD]
+  for (unsigned i = 0; i < insn.operand_count; ++i)
+    if (insn.operands[i].kind == isa::x86::OperandKind::kMmx) return fpu;
+  return FpuClass::kSse;
+}
+
 bool BlockBuilder::emit_availability(const Insn& insn) {
   const Translator::RowFacts& facts = translator_.facts(insn.row);
   if (!facts.offered) {
@@ -145,14 +158,14 @@ bool BlockBuilder::emit_availability(const Insn& insn) {
     return false;
   }
   int vector = -1;
-  switch (facts.fpu) {
+  switch (fpu_class_of(insn)) {
     case FpuClass::kNone: break;
     case FpuClass::kX87: if (mode_ & mode::kFpuUnavailable) vector = kDeviceNotAvailable; break;
     case FpuClass::kWait: if (mode_ & mode::kWaitChecksTs) vector = kDeviceNotAvailable; break;
     case FpuClass::kMmx: vector = (mode_ & mode::kX87Emulated) ? kInvalidOpcode : (mode_ & mode::kSseTaskSwitched) ? kDeviceNotAvailable : -1; break;
     case FpuClass::kSse: vector = (mode_ & mode::kSseUndefined) ? kInvalidOpcode : (mode_ & mode::kSseTaskSwitched) ? kDeviceNotAvailable : -1; break;
     case FpuClass::kAvx:
-      vector = (mode_ & (mode::kAvxUndefined | mode::kReal)) ? kInvalidOpcode : (mode_ & mode::kSseTaskSwitched) ? kDeviceNotAvailable : -1;
+      vector = (mode_ & (mode::kAvxUndefined | mode::kReal)) ? kInvalidOpcode : (mode_ & mode::kSseTaskSwitched) && !injected(context_, 31) ? kDeviceNotAvailable : -1;
       break;
     case FpuClass::kVexGpr: if (mode_ & mode::kReal) vector = kInvalidOpcode; break;
   }

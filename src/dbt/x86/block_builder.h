@@ -67,6 +67,7 @@ class BlockBuilder {
   void record_x87(const Insn& insn, bool has_operand);
   void latch_x87_before_clear();
   void settle_x87_pointers();
+  FpuClass fpu_class_of(const Insn& insn) const;
   void no_operation(const Insn& insn);
   void clear_upper_vectors(const Insn& insn);
   void move_gpr(const Insn& insn);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Branches, and the ways out of a block: links within the page, jump cache lookups beyond it.
+#include "dbt/inject_bug.h"
 #include "dbt/runtime/entry_points.h"
 #include "dbt/x86/block_builder.h"
 
@@ -79,7 +80,7 @@ void BlockBuilder::emit_exit(int64_t target_offset, uint32_t mode_after) {
   const bool same_page = target_offset >= 0 && target_offset < static_cast<int64_t>(memory::kPageSize);
   if (mode_after != mode_) e_.store32_imm(context_field(offsetof(Context, mode)), mode_after);
   if (linkable() && same_page && second_page_ == kNoPage && !one_shot_ && links_ < 2) {
-    if (target_offset <= static_cast<int64_t>(offset_)) emit_poll(target_offset);
+    if (target_offset <= static_cast<int64_t>(offset_) && !injected(context_, 37)) emit_poll(target_offset);
     emit_link(target_offset, mode_after);
     return;
   }
@@ -90,7 +91,7 @@ void BlockBuilder::emit_exit(int64_t target_offset, uint32_t mode_after) {
 void BlockBuilder::emit_branch(const Insn& insn) {
   if (insn.operand_size == 2) {  // IP is truncated to 16 bits
     emit_target_ip(branch_offset(insn));
-    e_.movzx16(kScratchA, kScratchA);
+    if (!injected(context_, 36)) e_.movzx16(kScratchA, kScratchA);
     emit_indirect(mode_);
     return;
   }
@@ -113,14 +114,14 @@ void BlockBuilder::loop(const Insn& insn) {
     if (width == 8) {
       e_.lea64(kGuestRcx, {.base = kGuestRcx, .displacement = -1});
     } else if (width == 4) {
-      e_.lea32(kGuestRcx, {.base = kGuestRcx, .displacement = -1});
+      injected(context_, 32) ? e_.lea64(kGuestRcx, {.base = kGuestRcx, .displacement = -1}) : e_.lea32(kGuestRcx, {.base = kGuestRcx, .displacement = -1});
     } else {
       e_.lea32(kScratchC, {.base = kGuestRcx, .displacement = -1});
       e_.op_reg({.opcode = 0x8b, .operand_size_prefix = true}, kGuestRcx, kScratchC);
     }
   }
   if (width == 8) e_.mov64(kScratchC, kGuestRcx);
-  else if (width == 4) e_.mov32(kScratchC, kGuestRcx);
+  else if (width == 4) injected(context_, 33) ? e_.mov64(kScratchC, kGuestRcx) : e_.mov32(kScratchC, kGuestRcx);
   else e_.movzx16(kScratchC, kGuestRcx);
   e_.jrcxz_skip(5);
   uint8_t* const not_zero = e_.jmp_open();
@@ -135,7 +136,7 @@ void BlockBuilder::loop(const Insn& insn) {
   e_.bind32(not_zero);
   uint8_t* unequal = nullptr;
   if (insn.row == RowId::LOOPE_Jb) unequal = e_.jcc_open(5);   // ZF clear: leave
-  if (insn.row == RowId::LOOPNE_Jb) unequal = e_.jcc_open(4);  // ZF set: leave
+  if (insn.row == RowId::LOOPNE_Jb) unequal = e_.jcc_open(injected(context_, 34) ? 2 : 4);  // ZF set: leave
   emit_branch(insn);
   e_.bind32(fall_through);
   if (unequal) e_.bind32(unequal);
@@ -203,7 +204,7 @@ void BlockBuilder::ret(const Insn& insn) {
     else if (size == 4) e_.load32(kScratchA, mem);
     else e_.load16(kScratchA, mem);
   });
-  const unsigned popped = size + (insn.operand_count ? static_cast<uint16_t>(insn.imm) : 0);
+  const unsigned popped = size + (!insn.operand_count ? 0 : injected(context_, 35) ? static_cast<int16_t>(insn.imm) : static_cast<uint16_t>(insn.imm));
   adjust_stack(static_cast<int>(popped));
   emit_indirect(mode_, static_cast<int>(popped));
 }

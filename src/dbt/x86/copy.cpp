@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Instructions written again: guest registers replaced by host ones, the memory operand by a translated one.
+#include "dbt/inject_bug.h"
 #include "dbt/x86/block_builder.h"
 
 namespace rhea::dbt {
@@ -43,6 +44,12 @@ HostOpcode BlockBuilder::opcode_of(const Insn& insn) const {
   code.operand_size_prefix = word_operands(insn);
   code.vex = insn.vex != isa::x86::Vex::kNone;
   code.vex_l = insn.vex_l;
+  if (code.vex && code.rex_w && !code64()) {  // outside 64-bit mode W chooses no operand size, but still opcodes
+    const isa::x86::RowInfo& row = row_info(insn.row);
+    bool general = row.implicit_read || row.implicit_write;
+    for (unsigned i = 0; i < insn.operand_count; ++i) general |= insn.operands[i].kind == OperandKind::kGpr;
+    if (general) code.rex_w = false;
+  }
   code.vex_vvvv = insn.vex_vvvv;
   // With one vCPU nothing else runs guest code: the lock would only cost time. (XCHG locks by itself.)
   code.lock = false;
@@ -77,9 +84,9 @@ void BlockBuilder::copy(const Insn& insn) {
     return;
   }
   // An exception left pending by earlier x87 code comes before any fault of the operand.
-  const FpuClass fpu = translator_.facts(insn.row).fpu;
+  const FpuClass fpu = fpu_class_of(insn);
   if (fpu == FpuClass::kMmx || (fpu == FpuClass::kX87 && (row_info(insn.row).translation == How::kCopyX87 || insn.row == isa::x86::RowId::FLDCW)))
-    e_.u8(0x9b);  // fwait
+    if (!injected(context_, 15)) e_.u8(0x9b);  // fwait
   access_operand(insn, memory->size_bytes, kind_of(*memory), [this, &insn](const HostMem& mem) { copy_with(insn, &mem); });
 }
 
@@ -91,8 +98,8 @@ void BlockBuilder::copy_with(const Insn& insn, const HostMem* guest_mem) {
   HostMem mem = guest_mem ? *guest_mem : HostMem{};
   HostOpcode code = opcode_of(insn);
   const bool count_in_cl = row.translation == How::kShiftCl;
-  const bool rcx_in = count_in_cl || (row.implicit_read & (1u << cpu::kRcx));
-  const bool rcx_out = row.implicit_write & (1u << cpu::kRcx);
+  const bool rcx_in = count_in_cl || ((row.implicit_read & (1u << cpu::kRcx)) && !(injected(context_, 7) && insn.row == isa::x86::RowId::CMPXCHG8B));
+  const bool rcx_out = (row.implicit_write & (1u << cpu::kRcx)) && !(injected(context_, 8) && insn.map == 3);
 
   // Which fields name general registers, and how many of those live in memory.
   struct Field {
@@ -112,9 +119,10 @@ void BlockBuilder::copy_with(const Insn& insn, const HostMem* guest_mem) {
     if (!field) continue;
     field->operand = &operand;
     field->host = host_register(operand.reg);
+    if (injected(context_, 1) && operand.reg == cpu::kR9 && insn.map == 1 && field == &rm) field->host = kHR10;
     field->spilled = field->host == kHNone;
     spilled += field->spilled;
-    if (operand.size_bytes == 1 && !field->spilled && field->host >= 4 && field->host < 8) code.force_rex = true;
+    if (operand.size_bytes == 1 && !field->spilled && field->host >= 4 && field->host < 8) code.force_rex = !(injected(context_, 2) && field->host == kHRdi);
   }
   // Temporaries: scratch C unless RCX itself is needed; scratch B once the operand is folded; scratch A without one.
   uint8_t temporaries[3];
@@ -134,15 +142,15 @@ void BlockBuilder::copy_with(const Insn& insn, const HostMem* guest_mem) {
     if (!field->spilled) continue;
     // The same guest register in two fields shares one temporary.
     for (Field* other : fields)
-      if (other != field && other->spilled && other->operand->reg == field->operand->reg && other->host != kHNone) field->host = other->host;
+      if (other != field && other->spilled && other->operand->reg == field->operand->reg && other->host != kHNone && !injected(context_, 5)) field->host = other->host;
     if (field->host == kHNone) {
       field->host = temporaries[used++];
-      bool needed = reads(*field->operand) || field->operand->size_bytes < 4;
+      bool needed = reads(*field->operand) || (field->operand->size_bytes < 4 && !injected(context_, 4));
       for (const Field* other : fields) needed |= other != field && other->operand && other->operand->reg == field->operand->reg;
       if (needed) e_.load64(field->host, gpr_slot(field->operand->reg));
     }
   }
-  if (rcx_in) e_.mov64(kHRcx, kGuestRcx);
+  if (rcx_in && !(injected(context_, 6) && count_in_cl && spilled)) e_.mov64(kHRcx, kGuestRcx);
   const bool x87_mask_change = insn.row == isa::x86::RowId::FNCLEX || insn.row == isa::x86::RowId::FLDCW;
   if (x87_mask_change) {
     if (guest_mem) mem = fold(mem);
@@ -151,7 +159,7 @@ void BlockBuilder::copy_with(const Insn& insn, const HostMem* guest_mem) {
 
   const uint8_t reg_field = reg.operand ? reg.host : insn.modrm_reg;
   const uint8_t rm_field = rm.operand ? rm.host : insn.modrm_rm;
-  if (vvvv.operand) code.vex_vvvv = vvvv.host;
+  if (vvvv.operand && !(injected(context_, 9) && vvvv.spilled)) code.vex_vvvv = vvvv.host;
   if (guest_mem) {
     e_.op_mem(code, reg_field, mem);
   } else if (insn.has_modrm) {
@@ -180,7 +188,7 @@ void BlockBuilder::copy_with(const Insn& insn, const HostMem* guest_mem) {
   emit_immediate(insn);
 
   for (const Field* field : fields)
-    if (field->spilled && writes(*field->operand)) e_.store64(gpr_slot(field->operand->reg), field->host);
+    if (field->spilled && writes(*field->operand) && !(injected(context_, 3) && field == &reg && field->operand->reg == cpu::kR14)) e_.store64(gpr_slot(field->operand->reg), field->host);
   if (rcx_out) e_.mov64(kGuestRcx, kHRcx);
   if (row.translation == How::kCopyX87) record_x87(insn, guest_mem != nullptr);
   if (x87_mask_change) settle_x87_pointers();
@@ -197,7 +205,7 @@ void BlockBuilder::copy_high_byte(const Insn& insn, const HostMem* guest_mem) {
   for (unsigned i = 0; i < insn.operand_count; ++i) {
     const Operand& operand = insn.operands[i];
     if (operand.kind != OperandKind::kGpr) continue;
-    const auto number = static_cast<uint8_t>(operand.high_byte ? operand.reg + 4 : operand.reg);
+    const auto number = static_cast<uint8_t>(operand.high_byte && !(injected(context_, 10) && operand.reg == cpu::kRdx) ? operand.reg + 4 : operand.reg);
     uint8_t host = number;
     if (operand.reg == cpu::kRcx) {
       uses_rcx = true;
@@ -218,14 +226,14 @@ void BlockBuilder::copy_high_byte(const Insn& insn, const HostMem* guest_mem) {
     e_.store64(save, kHRdi);
     e_.mov64(kHRdi, kGuestRsp);
   }
-  if (uses_rcx || count_in_cl) e_.mov64(kHRcx, kGuestRcx);
+  if (uses_rcx || (count_in_cl && !injected(context_, 11))) e_.mov64(kHRcx, kGuestRcx);
   if (guest_mem) e_.op_mem(code, reg_field, {.base = kHRdi});
   else if (insn.has_modrm) e_.op_reg(code, reg_field, rm_field);
   else e_.u8(static_cast<uint8_t>((insn.opcode & 0xf8) | (rm_field & 7)));  // MOV r8, imm8 (B0+r)
   emit_immediate(insn);
   if (writes_rcx) e_.mov64(kGuestRcx, kHRcx);
   if (writes_rsp) e_.mov64(kGuestRsp, kHRdi);
-  if (guest_mem || uses_rsp) e_.load64(kHRdi, save);
+  if ((guest_mem && !injected(context_, 12)) || uses_rsp) e_.load64(kHRdi, save);
 }
 
 // What FNSTENV and friends must show instead of addresses in the code cache. After the instruction: one that
@@ -233,13 +241,19 @@ void BlockBuilder::copy_high_byte(const Insn& insn, const HostMem* guest_mem) {
 void BlockBuilder::record_x87(const Insn& insn, bool has_operand) {
   e_.load64(kScratchC, context_field(offsetof(Context, code_base)));
   e_.lea64(kScratchC, {.base = kScratchC, .displacement = static_cast<int32_t>(offset_)});
-  e_.store64(context_field(offsetof(Context, fpu_fip)), kScratchC);
+  if (!(injected(context_, 13) && has_operand)) e_.store64(context_field(offsetof(Context, fpu_fip)), kScratchC);
   e_.store16_imm(context_field(offsetof(Context, x87_last_fop)), static_cast<uint16_t>((insn.opcode & 7) << 8 | insn.modrm));
-  if (has_operand) e_.store64(context_field(offsetof(Context, x87_last_fdp)), emit_offset(insn.mem));
+  if (has_operand) {
+    e_.store64(context_field(offsetof(Context, x87_last_fdp)), emit_offset(insn.mem));
+  } else {  // a register form that raises leaves the data pointer as it was
+    e_.load64(kScratchC, context_field(offsetof(Context, fpu_fdp)));
+    e_.store64(context_field(offsetof(Context, x87_last_fdp)), kScratchC);
+  }
 }
 
 // FNCLEX forgets that there was an exception, FLDCW may make one of an old flag: keep the pointers first.
 void BlockBuilder::latch_x87_before_clear() {
+  if (injected(context_, 14)) return;
   const HostMem status = context_field(offsetof(Context, scratch));
   e_.op_mem({.opcode = 0xdd}, 7, status);  // fnstsw
   e_.load16(kScratchC, status);
@@ -293,7 +307,7 @@ void BlockBuilder::move_gpr(const Insn& insn) {
     const unsigned size = insn.opcode >= 0xb8 ? insn.operand_size : 1;
     if (size >= 4) {
       const uint8_t to = reg == kHNone ? static_cast<uint8_t>(kScratchC) : reg;
-      e_.mov_imm64(to, size == 4 ? static_cast<uint32_t>(insn.imm) : static_cast<uint64_t>(insn.imm));
+      e_.mov_imm64(to, size == 4 && !(injected(context_, 16) && reg == kHNone) ? static_cast<uint32_t>(insn.imm) : static_cast<uint64_t>(insn.imm));
       if (reg == kHNone) e_.store64(gpr_slot(gpr), to);
     } else if (reg == kHNone) {
       if (size == 1) e_.store8_imm(gpr_slot(gpr), static_cast<uint8_t>(insn.imm));
@@ -316,14 +330,14 @@ void BlockBuilder::load_effective_address(const Insn& insn) {
     case 8: store_gpr(gpr, from); break;
     case 4:
       if (to == kHNone) {
-        e_.mov32(kScratchA, from);
+        injected(context_, 17) ? e_.mov64(kScratchA, from) : e_.mov32(kScratchA, from);
         e_.store64(gpr_slot(gpr), kScratchA);
       } else {
         e_.mov32(to, from);
       }
       break;
     default:
-      if (to == kHNone) e_.store16(gpr_slot(gpr), from);
+      if (to == kHNone) injected(context_, 18) ? e_.store64(gpr_slot(gpr), from) : e_.store16(gpr_slot(gpr), from);
       else e_.op_reg({.opcode = 0x8b, .operand_size_prefix = true}, to, from);
       break;
   }
@@ -337,7 +351,7 @@ void BlockBuilder::bit_string(const Insn& insn) {
   uint8_t offset = emit_offset(insn.mem);
   if (offset != kScratchA) e_.mov64(kScratchA, offset);
   load_gpr(kScratchC, gpr);
-  if (size == 4) e_.op_reg({.opcode = 0x63, .rex_w = true}, kScratchC, kScratchC);                  // movsxd
+  if (size == 4) e_.op_reg({.opcode = 0x63, .rex_w = !injected(context_, 19)}, kScratchC, kScratchC);                  // movsxd
   if (size == 2) e_.op_reg({.map = 1, .opcode = 0xbf, .rex_w = true}, kScratchC, kScratchC);         // movsx
   e_.mov_imm32(kScratchB, size == 8 ? 6 : size == 4 ? 5 : 4);
   e_.op_reg({.map = 2, .opcode = 0xf7, .mandatory_prefix = 0xf3, .rex_w = true, .vex = true, .vex_vvvv = kScratchB}, kScratchC, kScratchC);  // sarx
@@ -358,7 +372,7 @@ void BlockBuilder::bit_string(const Insn& insn) {
       e_.load64(kScratchB, gpr_slot(gpr));
       from = kScratchB;
     }
-    e_.pext64(kScratchC, from, context_field(offsetof(Context, bit_masks) + (size == 8 ? 16 : size == 4 ? 8 : 0)));
+    e_.pext64(kScratchC, from, context_field(offsetof(Context, bit_masks) + (size == 8 ? 16 : size == 4 || injected(context_, 20) ? 8 : 0)));
     e_.op_mem(opcode_of(insn), kScratchC, operand);
   });
 }
@@ -373,7 +387,7 @@ void BlockBuilder::exchange_accumulator(const Insn& insn) {
   }
   e_.load64(kScratchC, gpr_slot(gpr));
   e_.op_reg(code, kHRax, kScratchC);
-  e_.store64(gpr_slot(gpr), kScratchC);
+  if (!injected(context_, 21)) e_.store64(gpr_slot(gpr), kScratchC);
 }
 
 }  // namespace rhea::dbt

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // System functions, exceptions raised by decoding, flags outside the arithmetic ones, time stamps.
+#include "dbt/inject_bug.h"
 #include "dbt/runtime/entry_points.h"
 #include "dbt/x86/block_builder.h"
 
@@ -38,7 +39,7 @@ void BlockBuilder::interrupt_flag(const Insn& insn) {
   // Interrupts are looked at one instruction later; with none waiting, polling will see the next one.
   e_.load32(kScratchC, context_field(offsetof(Context, irq_pending)));
   uint8_t* const none = e_.jrcxz_open();
-  e_.store8_imm(context_field(offsetof(Context, state) + offsetof(cpu::CpuState, sti_shadow)), 1);
+  e_.store8_imm(context_field(offsetof(Context, state) + offsetof(cpu::CpuState, sti_shadow)), injected(context_, 43) ? 0 : 1);
   emit_target_ip(static_cast<int64_t>(offset_) + insn.length);
   e_.jmp(runtime_.thunks().dispatch);
   e_.bind8(none);
@@ -81,7 +82,7 @@ void BlockBuilder::read_tsc(const Insn& insn) {
   e_.rorx64(kHRdx, kHRax, 32);
   e_.mov32(kHRdx, kHRdx);
   e_.mov32(kHRax, kHRax);
-  if (insn.row == RowId::RDTSCP) e_.load32(kGuestRcx, context_field(offsetof(Context, state) + offsetof(cpu::CpuState, tsc_aux)));
+  if (insn.row == RowId::RDTSCP && !injected(context_, 44)) e_.load32(kGuestRcx, context_field(offsetof(Context, state) + offsetof(cpu::CpuState, tsc_aux)));
 }
 
 }  // namespace rhea::dbt

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // PUSH, POP, LEAVE and the stack accesses of CALL and RET, for 64-, 32- and 16-bit stacks.
+#include "dbt/inject_bug.h"
 #include "dbt/x86/block_builder.h"
 
 namespace rhea::dbt {
@@ -33,9 +34,11 @@ void BlockBuilder::adjust_stack(int delta) {
 
 void BlockBuilder::push_with(unsigned size, const std::function<void(const HostMem&)>& store, AfterStore after) {
   const uint8_t linear = emit_stack_offset(-static_cast<int>(size), size, AccessKind::kWrite);
-  access(linear, size, AccessKind::kWrite, [this, size, store](const HostMem& mem) {
+  bool early = injected(context_, 40) && after == AfterStore::kStay;
+  if (early) adjust_stack(-static_cast<int>(size));
+  access(linear, size, AccessKind::kWrite, [this, size, store, early](const HostMem& mem) {
     store(mem);
-    adjust_stack(-static_cast<int>(size));
+    if (!early) adjust_stack(-static_cast<int>(size));
   }, after);
 }
 
@@ -77,6 +80,7 @@ void BlockBuilder::push(const Insn& insn) {
       e_.load64(kScratchC, gpr_slot(gpr));
       reg = kScratchC;
     }
+    if (injected(context_, 38) && gpr == cpu::kRsp) e_.lea64(reg = kScratchC, {.base = kGuestRsp, .displacement = -static_cast<int>(size)});
     emit_sized_store(mem, reg, size);
   }, AfterStore::kMayLeave);
 }
@@ -93,7 +97,7 @@ void BlockBuilder::pop(const Insn& insn) {
       e_.store64(context_field(offsetof(Context, scratch)), kScratchC);
     });
     // An RSP-based address is computed after the increment. [SDM-2B POP]
-    const int64_t extra = insn.mem.base == cpu::kRsp ? static_cast<int64_t>(size) : 0;
+    const int64_t extra = insn.mem.base == cpu::kRsp && !injected(context_, 39) ? static_cast<int64_t>(size) : 0;
     access(emit_linear(insn, size, AccessKind::kWrite, extra), size, AccessKind::kWrite, [this, size](const HostMem& mem) {
       e_.load64(kScratchC, context_field(offsetof(Context, scratch)));
       emit_sized_store(mem, kScratchC, size);
@@ -118,7 +122,7 @@ void BlockBuilder::pop(const Insn& insn) {
     return;
   }
   const uint8_t reg = host_register(static_cast<uint8_t>(gpr));
-  if (size != 2) {
+  if (size != 2 || (injected(context_, 41) && reg != kHNone)) {
     store_gpr(gpr, kScratchC);
   } else if (reg == kHNone) {
     e_.store16(gpr_slot(gpr), kScratchC);
@@ -135,10 +139,13 @@ void BlockBuilder::leave(const Insn& insn) {
     return;
   }
   if (code64()) {
+    if (injected(context_, 42)) e_.lea64(kGuestRsp, {.base = kHRbp, .displacement = 8});
+    through_ss_ = true;
     access(kHRbp, 8, AccessKind::kRead, [this](const HostMem& mem) { e_.load64(kScratchC, mem); });
     e_.lea64(kGuestRsp, {.base = kHRbp, .displacement = 8});
     e_.mov64(kHRbp, kScratchC);
   } else {
+    through_ss_ = true;
     e_.mov32(kScratchA, kHRbp);
     access(kScratchA, 4, AccessKind::kRead, [this](const HostMem& mem) { e_.load32(kScratchC, mem); });
     e_.lea32(kGuestRsp, {.base = kHRbp, .displacement = 4});

@@ -142,6 +142,7 @@ bool DbtVcpu::wake_condition() {
     case cpu::LapicEvent::kNone: return false;
     case cpu::LapicEvent::kInterrupt:
     case cpu::LapicEvent::kExtInt: return context().interrupt_flag;
+    case cpu::LapicEvent::kNmi: return !context().state.nmi_blocked;
     default: return true;
   }
 }
