@@ -29,15 +29,8 @@ constexpr std::array kSkippedMnemonics{
     Skip{"sysenter", "enters the kernel"},  Skip{"vmcall", "enters a hypervisor"}, Skip{"vmmcall", "enters a hypervisor"},
     Skip{"monitor", "the host's own"},      Skip{"mwait", "the host's own"},      Skip{"xsaveopt", "not deterministic"},
     Skip{"sgdt", "the kernel emulates it"}, Skip{"sidt", "the kernel emulates it"}, Skip{"sldt", "the kernel emulates it"},
-    Skip{"str", "the kernel emulates it"},  Skip{"smsw", "the kernel emulates it"}, Skip{"lar", "descriptor tables"},
-    Skip{"lsl", "descriptor tables"},       Skip{"verr", "descriptor tables"},    Skip{"verw", "descriptor tables"},
-    Skip{"retf", "descriptor tables"},      Skip{"les", "descriptor tables"},     Skip{"lds", "descriptor tables"},
-    Skip{"lss", "descriptor tables"},       Skip{"lfs", "descriptor tables"},     Skip{"lgs", "descriptor tables"},
-    Skip{"iret", "descriptor tables"},
+    Skip{"str", "the kernel emulates it"},  Skip{"smsw", "the kernel emulates it"},
 };
-constexpr std::array<std::string_view, 10> kSegmentRows{"MOV_Sw_Ew", "POP_ES", "POP_SS", "POP_DS", "POP_FS", "POP_GS",
-                                                        "CALL_Ap",   "JMP_Ap", "CALL_Mp", "JMP_Mp"};
-
 std::set<std::string, std::less<>> host_flags() {
   std::set<std::string, std::less<>> flags;
   std::ifstream file("/proc/cpuinfo");
@@ -74,7 +67,6 @@ bool host_has(const std::set<std::string, std::less<>>& flags, std::string_view 
 std::string_view skip_reason(const RowInfo& info, const std::set<std::string, std::less<>>& flags) {
   for (const Skip& skip : kSkippedMnemonics)
     if (info.mnemonic.substr(0, info.mnemonic.find('|')) == skip.mnemonic) return skip.reason;
-  if (std::find(kSegmentRows.begin(), kSegmentRows.end(), info.name) != kSegmentRows.end()) return "descriptor tables";
   if (!host_has(flags, info.feature)) return "not on this host";
   return "";
 }

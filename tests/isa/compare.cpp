@@ -11,6 +11,7 @@ namespace {
 
 constexpr const char* kGprNames[16] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
                                        "r8",  "r9",  "r10", "r11", "r12", "r13", "r14", "r15"};
+constexpr uint16_t kCs32 = 0x23;
 constexpr uint64_t kComparedFlags = 0x3f7fd5;  // every defined bit
 // User code cannot learn what the kernel's half maps: Linux reports its faults as protection violations.
 constexpr uint64_t kUserTop = 0x7fff'ffff'f000;
@@ -118,10 +119,17 @@ std::vector<Difference> compare(const Output& expected, const Output& actual, co
     comparison.number("cr2", expected.outcome.fault_address, actual.outcome.fault_address);
   }
   comparison.number("rip", expected.state.rip, actual.state.rip);
+  // The upper halves do not survive a stay in 32-bit code reliably. [SDM-1 3.4.1.1]
+  const uint64_t gpr_mask = expected.state.selector[1] == kCs32 ? 0xffffffff : ~0ull;
   for (size_t i = 0; i < 16; ++i)
-    if (!tolerance.partial_loads || i == 4) comparison.number(kGprNames[i], expected.state.gpr[i], actual.state.gpr[i]);
+    if (!tolerance.partial_loads || i == 4) comparison.number(kGprNames[i], expected.state.gpr[i] & gpr_mask, actual.state.gpr[i] & gpr_mask);
   const uint64_t flags = kComparedFlags & ~tolerance.flags;
   comparison.number("rflags", expected.state.rflags & flags, actual.state.rflags & flags);
+  static constexpr const char* kSegments[6] = {"es", "cs", "ss", "ds", "fs", "gs"};
+  // The return to user code that comes before we look turns null selectors into plain zero.
+  const auto visible = [](uint16_t selector) -> uint64_t { return selector <= 3 ? 0 : selector; };
+  for (size_t i = 0; i < 6; ++i)
+    comparison.number(kSegments[i], visible(expected.state.selector[i]), visible(actual.state.selector[i]));
   comparison.number("fs base", expected.state.fs_base, actual.state.fs_base);
   comparison.number("gs base", expected.state.gs_base, actual.state.gs_base);
   compare_vectors(comparison, expected.state, actual.state, tolerance);

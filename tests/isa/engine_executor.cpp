@@ -64,7 +64,7 @@ class EngineExecutor final : public Executor {
     // A request that came as the case before ended stops this one at once: not its fault.
     if (reason == cpu::StopReason::kStopped) reason = attempt(input);
     if (reason == cpu::StopReason::kDebug) {
-      guest_.read_outcome(state_, input.mode32, output);
+      guest_.read_outcome(state_, output);
       return;
     }
     output.outcome = {.kind = reason == cpu::StopReason::kShutdown ? OutcomeKind::kShutdown : OutcomeKind::kTimeout,

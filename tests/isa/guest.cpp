@@ -29,6 +29,7 @@ constexpr unsigned kVectors = 32;
 
 // Offsets in the system page.
 constexpr uint64_t kGdtOffset = 0, kIdtOffset = 0x200, kTssOffset = 0x800;
+constexpr size_t kGdtEntries = 16;
 constexpr uint16_t kTssLimit = 0x67;
 
 // Selectors as Linux has them, because user code can read them.
@@ -107,7 +108,8 @@ void Guest::build_tables() {
   builder.map(kKernelStackLinear, kKernelStackPhysical, kPresent | kWritable | kNoExecute);
   page_tables_ = builder.take();
 
-  std::array<uint64_t, 10> gdt{};
+  std::array<uint64_t, kGdtEntries> gdt{};
+  gdt[1] = descriptor(0xc09b);
   gdt[kKernelCs / 8] = descriptor(0xa09b);
   gdt[kKernelCs / 8 + 1] = descriptor(0xc093);
   gdt[kUserCs32 / 8] = descriptor(kAttributesCode32);
@@ -172,13 +174,13 @@ cpu::CpuState Guest::state_for(const Input& input) const {
   state.segment[cpu::kFs] = {.base = input.state.fs_base, .limit = 0, .selector = 0, .attributes = 0};
   state.segment[cpu::kGs] = {.base = input.state.gs_base, .limit = 0, .selector = 0, .attributes = 0};
   state.segment[cpu::kTr] = {.base = kSystemLinear + kTssOffset, .limit = kTssLimit, .selector = kTssSelector, .attributes = 0x8b};
-  state.gdtr = {.base = kSystemLinear + kGdtOffset, .limit = 10 * 8 - 1};
+  state.gdtr = {.base = kSystemLinear + kGdtOffset, .limit = kGdtEntries * 8 - 1};
   state.idtr = {.base = kSystemLinear + kIdtOffset, .limit = kVectors * 16 - 1};
   std::memcpy(state.xsave.data(), input.state.xsave.data(), kXsaveBytes);
   return state;
 }
 
-void Guest::read_outcome(const cpu::CpuState& state, bool mode32, Output& output) const {
+void Guest::read_outcome(const cpu::CpuState& state, Output& output) const {
   const uint64_t vector = (state.rip - kHandlersLinear) / kHandlerSpacing;
   // [SDM-3A 6.14.2]: SS RSP RFLAGS CS RIP and perhaps an error code, from the top of the stack.
   std::array<uint64_t, 6> frame{};
@@ -193,8 +195,8 @@ void Guest::read_outcome(const cpu::CpuState& state, bool mode32, Output& output
   // A wrong frame shows as an impossible error code.
   const bool wants_error_code = vector == 8 || (vector >= 10 && vector <= 14) || vector == 17;
   if ((used != 40 && used != 48) || wants_error_code != has_error_code) output.outcome.error_code |= 0x4000'0000;
-  if (frame[2] != (mode32 ? kUserCs32 : kUserCs64) || frame[5] != kUserDs) output.outcome.error_code |= 0x8000'0000;
-
+  output.state.selector = {state.segment[cpu::kEs].selector, static_cast<uint16_t>(frame[2]), static_cast<uint16_t>(frame[5]),
+                           state.segment[cpu::kDs].selector, state.segment[cpu::kFs].selector, state.segment[cpu::kGs].selector};
   output.state.gpr = state.gpr;
   output.state.rip = frame[1];
   output.state.rflags = frame[3];

@@ -29,7 +29,7 @@ class Guest {
   cpu::CpuState state_for(const Input& input) const;
 
   // What a processor that stopped at a handler says about the exception.
-  void read_outcome(const cpu::CpuState& state, bool mode32, Output& output) const;
+  void read_outcome(const cpu::CpuState& state, Output& output) const;
 
  private:
   Guest() = default;

@@ -159,9 +159,61 @@ void prepare_memory(const Insn& insn, const RowInfo& info, uint64_t address, Rng
   }
 }
 
-void prepare_stack(const RowInfo& info, Rng& random, TestCase& test_case) {
+// Selectors as they mean the same under Linux and in the guest: null, user and kernel segments, empty entries,
+// beyond the limit. (TSS, LDT and the last entry are the kernel's own.)
+uint16_t random_selector(Rng& random, bool code) {
+  static constexpr uint16_t kData[] = {0x2b, 0x2b, 0x2b, 0, 3, 0x28, 0x23, 0x33};
+  static constexpr uint16_t kCode[] = {0x33, 0x33, 0x23, 0x23, 0x30, 0x20, 0x2b, 0};
+  static constexpr uint16_t kOdd[] = {0x08, 0x10, 0x18, 0x1b, 0x60, 0x6b, 0x73, 0x80, 0x83, 0xfff8, 1, 2};
+  if (random.chance(1, 5)) return kOdd[random.below(12)];
+  return code ? kCode[random.below(8)] : kData[random.below(8)];
+}
+
+bool takes_selector(const RowInfo& info) {
+  static constexpr std::string_view kNames[] = {"LAR_Gv_Ew", "LSL_Gv_Ew", "VERR", "VERW", "MOV_Sw_Ew", "ARPL_Ew_Gw"};
+  return std::find(std::begin(kNames), std::end(kNames), info.name) != std::end(kNames);
+}
+
+void prepare_selector(const Insn& insn, const RowInfo& info, uint64_t address, Rng& random, TestCase& test_case, Item& item) {
+  const unsigned size = insn.operand_size;
+  if (takes_selector(info)) {
+    for (unsigned i = 0; i < insn.operand_count; ++i) {
+      const Operand& operand = insn.operands[i];
+      const uint16_t selector = random_selector(random, false);
+      if (operand.kind == OperandKind::kGpr && operand.source == rhea::isa::x86::OperandSource::kModrmRm)
+        test_case.state.gpr[operand.reg] = (random.chance(1, 2) ? 0 : random.next() << 16) | selector;
+      if (operand.kind == OperandKind::kMemory) patch(test_case, address, &selector, 2);
+    }
+  }
+  const bool transfer = info.mnemonic == "call" || info.mnemonic == "jmp";
+  std::vector<uint8_t> pointer;
+  append(pointer, transfer ? branch_target(random, test_case) : random.next(), size);
+  append(pointer, random_selector(random, transfer), 2);
+  if (info.name.ends_with("_Mp")) patch(test_case, address, pointer.data(), pointer.size());
+  if (info.name.ends_with("_Ap")) std::copy(pointer.begin(), pointer.end(), item.bytes.begin() + item.length - static_cast<int>(pointer.size()));
+}
+
+// What far returns and segment pops find on the stack.
+void prepare_far_stack(const Insn& insn, const RowInfo& info, uint64_t top, Rng& random, TestCase& test_case) {
+  std::vector<uint8_t> words;
+  const unsigned size = insn.operand_size;
+  if (info.mnemonic == "pop" && info.translation == Translation::kSystem) append(words, random_selector(random, false), size);
+  if (info.mnemonic == "retf" || info.mnemonic.starts_with("iret")) {
+    append(words, branch_target(random, test_case), size);
+    append(words, random_selector(random, true), size);
+  }
+  if (info.mnemonic.starts_with("iret")) {
+    append(words, random.next() & (random.chance(7, 8) ? ~kTrap : ~0ull), size);
+    append(words, test_case.state.gpr[kRsp] + random.below(64), size);
+    append(words, random.chance(7, 8) ? 0x2b : random_selector(random, false), size);
+  }
+  patch(test_case, top, words.data(), words.size());
+}
+
+void prepare_stack(const Insn& insn, const RowInfo& info, Rng& random, TestCase& test_case) {
   MachineState& state = test_case.state;
   const uint64_t top = test_case.program.mode32 ? state.gpr[kRsp] & 0xffffffff : state.gpr[kRsp];
+  prepare_far_stack(insn, info, top, random, test_case);
   if (info.translation == Translation::kRet) {
     const uint64_t target = branch_target(random, test_case);
     patch(test_case, top, &target, 8);
@@ -253,7 +305,8 @@ void prepare(const Insn& insn, Rng& random, TestCase& test_case, Item& item) {
   }
   if (address) prepare_memory(insn, info, address, random, test_case);
   prepare_comparand(insn, address, random, test_case);
-  prepare_stack(info, random, test_case);
+  prepare_selector(insn, info, address, random, test_case, item);
+  prepare_stack(insn, info, random, test_case);
 }
 
 }  // namespace rhea::tests::isa

@@ -22,6 +22,7 @@ struct MachineState {
   uint64_t rip;
   uint64_t rflags;
   uint64_t fs_base, gs_base;
+  std::array<uint16_t, 6> selector;  // ES CS SS DS FS GS; the starting ones are the same for all cases
   alignas(64) std::array<std::byte, kXsaveBytes> xsave;
 
   template <class T>

@@ -5,7 +5,7 @@
 // (INT3 after the code, or a fault), the kernel builds a signal frame with the whole user-visible state, and
 // the handler copies that frame out, writes the state of the next case over it and returns, whereupon the
 // kernel loads it: registers, flags, CS (so 32-bit code too), x87, vector state and MXCSR. The handler runs on
-// its own stack and may assume nothing about segment bases or flags. Seccomp leaves the process only the
+// its own stack and may assume nothing about segments (so nothing thread-local) or flags. Seccomp leaves the process only the
 // calls that the handler makes: what a case does to this process ends with this process.
 #include "tests/isa/native_child.h"
 
@@ -49,7 +49,6 @@ constexpr uint64_t kSettableFlags = 0x40dd5;  // what a signal return loads, wit
 struct Child {
   NativeRing* ring;
   std::byte* backing;  // the arena's pages, writable
-  uint64_t own_fs_base, own_gs_base;
   uint32_t next;       // number of the running case, or of the one to come
   bool running;
 };
@@ -88,6 +87,10 @@ void capture(int signal, const ucontext_t& context, uint64_t fs_base, uint64_t g
   for (int i = 0; i < 16; ++i) output.state.gpr[i] = static_cast<uint64_t>(gregs[kGregs[i]]);
   output.state.rip = static_cast<uint64_t>(gregs[REG_RIP]);
   output.state.rflags = static_cast<uint64_t>(gregs[REG_EFL]);
+  const auto segments = static_cast<uint64_t>(gregs[REG_CSGSFS]);
+  uint16_t ds, es, fs, gs;
+  asm volatile("mov %%ds, %0\n mov %%es, %1\n mov %%fs, %2\n mov %%gs, %3" : "=r"(ds), "=r"(es), "=r"(fs), "=r"(gs));
+  output.state.selector = {es, static_cast<uint16_t>(segments), static_cast<uint16_t>(segments >> 48), ds, fs, gs};
   output.state.fs_base = fs_base;
   output.state.gs_base = gs_base;
   copy_bytes(output.state.xsave.data(), context.uc_mcontext.fpregs, kXsaveBytes);
@@ -127,6 +130,8 @@ void load(ucontext_t& context) {
   auto* present = reinterpret_cast<uint64_t*>(frame + kXsaveHeader);
   *present = (*present & ~uint64_t{0xe7}) | 7;
   child.running = true;
+  // 32-bit code needs data segments; 64-bit code does not look at them.
+  asm volatile("mov %0, %%ds\n mov %0, %%es\n mov %1, %%fs\n mov %1, %%gs" ::"r"(kUserData), "r"(uint16_t{0}));
   write_fs_base(input.state.fs_base);
   write_gs_base(input.state.gs_base);
 }
@@ -170,10 +175,7 @@ extern "C" void rhea_native_on_signal(int signal, siginfo_t*, void* opaque) {
   if (child.running) {
     // A late alarm for a case that has ended since hits an innocent one: let that go on.
     if (signal == SIGALRM && child.ring->give_up.load() != child.next + 1) return;
-    const uint64_t fs_base = read_fs_base(), gs_base = read_gs_base();
-    write_fs_base(child.own_fs_base);
-    write_gs_base(child.own_gs_base);
-    capture(signal, context, fs_base, gs_base);
+    capture(signal, context, read_fs_base(), read_gs_base());
   }
   wait_for_case();
   load(context);
@@ -184,8 +186,6 @@ void native_child_main(NativeRing& ring, int backing_fd) {
   child.ring = &ring;
   child.next = ring.completed.load();
   if (!map_arena(backing_fd)) _exit(2);
-  child.own_fs_base = read_fs_base();
-  child.own_gs_base = read_gs_base();
 
   constexpr size_t kStackBytes = 256 * 1024;  // signal frames with AVX-512 and AMX take 12 KiB
   void* stack_memory = mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
@@ -204,8 +204,6 @@ void native_child_main(NativeRing& ring, int backing_fd) {
     sigprocmask(SIG_UNBLOCK, &unblock, nullptr);
     if (sigaction(signal, &action, nullptr) != 0) _exit(4);
   }
-  // 32-bit code needs data segments; 64-bit code does not look at them.
-  asm volatile("mov %0, %%ds\n mov %0, %%es" ::"r"(kUserData));
   if (!confine()) _exit(5);
   asm volatile("int3");
   _exit(6);
