@@ -89,7 +89,8 @@ Fallible<void> check_rip(const Context& context, const Segment& code, uint64_t r
 bool within_limit(const Segment& segment, uint64_t offset, unsigned size_bytes) {
   uint64_t last = offset + size_bytes - 1;
   bool expand_down = !segment.is_code() && !segment.is_system() && (segment.attributes & 4);
-  if (!expand_down) return last >= offset && last <= segment.limit;
+  // An access at the end of 4 GiB wraps around within a segment that covers them all.
+  if (!expand_down) return last >= offset && (last <= segment.limit || (segment.limit == 0xffffffff && offset <= segment.limit));
   uint64_t top = segment.default_big() ? 0xffffffff : 0xffff;
   return offset > segment.limit && last <= top && last >= offset;
 }
@@ -122,6 +123,7 @@ Fallible<uint64_t> StackCursor::address(uint64_t offset, unsigned size_bytes, Ac
 Fallible<void> StackCursor::push(uint64_t value, unsigned size_bytes) {
   uint64_t below = (sp - size_bytes) & mask;
   uint64_t linear = GUEST_TRY(address(below, size_bytes, Access::kWrite));
+  if (mmu == MmuIndex::kUser) GUEST_TRY(check_alignment(context, linear, size_bytes));
   GUEST_TRY(write_linear(context, linear, value, size_bytes, mmu));
   sp = below;
   return {};
@@ -129,6 +131,7 @@ Fallible<void> StackCursor::push(uint64_t value, unsigned size_bytes) {
 
 Fallible<uint64_t> StackCursor::pop(unsigned size_bytes) {
   uint64_t linear = GUEST_TRY(address(sp & mask, size_bytes, Access::kRead));
+  if (mmu == MmuIndex::kUser) GUEST_TRY(check_alignment(context, linear, size_bytes));
   uint64_t value = GUEST_TRY(read_linear(context, linear, size_bytes, mmu));
   sp = (sp + size_bytes) & mask;
   return value;

@@ -107,6 +107,8 @@ bool has_system_function(RowId row) { return kFunctions[static_cast<size_t>(row)
 Fallible<Next> execute_system(Context& context, const Insn& insn) {
   SystemFunction function = kFunctions[static_cast<size_t>(insn.row)];
   if (function == nullptr) return undefined();
+  // RF lasts for one instruction: this one. Faults of it push RF set all the same.
+  context.state.rflags &= ~cpu::rflags::kRf;
   return function(context, insn);
 }
 

@@ -47,6 +47,7 @@ Fallible<void> ins_element(Context& context, const Insn& insn, unsigned size) {
   const unsigned address_size = insn.mem.address_size;
   uint64_t offset = read_register(context, cpu::kRdi, address_size);
   uint64_t linear = GUEST_TRY(linear_address(context, cpu::kEs, offset, size, Access::kWrite));
+  GUEST_TRY(check_alignment(context, linear, size));
   // The device must not lose data to a fault of ours.
   GUEST_TRY(probe_write(context, linear, size, current_mmu(context)));
   GUEST_TRY(write_linear(context, linear, read_port(context, dx(context), size), size, current_mmu(context)));
@@ -58,6 +59,7 @@ Fallible<void> outs_element(Context& context, const Insn& insn, unsigned size) {
   const unsigned address_size = insn.mem.address_size;
   uint64_t offset = read_register(context, cpu::kRsi, address_size);
   uint64_t linear = GUEST_TRY(linear_address(context, insn.mem.segment, offset, size, Access::kRead));
+  GUEST_TRY(check_alignment(context, linear, size));
   uint64_t value = GUEST_TRY(read_linear(context, linear, size, current_mmu(context)));
   write_port(context, dx(context), value, size);
   advance_register(context, cpu::kRsi, address_size, size);
@@ -76,7 +78,7 @@ Fallible<Next> repeat_io(Context& context, const Insn& insn, Element element) {
   while (count != 0) {
     GUEST_TRY(element(context, insn, size));
     write_register(context, cpu::kRcx, insn.mem.address_size, --count);
-    if (count != 0 && must_leave_repeat(context)) return Next::kDispatch;
+    if (count != 0 && must_leave_repeat(context)) return leave_repeat(context);
   }
   return finish(context, insn);
 }

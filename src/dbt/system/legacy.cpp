@@ -124,11 +124,9 @@ RHEA_SYSTEM_FUNCTION(aad) {
 RHEA_SYSTEM_FUNCTION(bound) {
   unsigned size = insn.operand_size;
   int64_t index = sign_extend(read_register(context, insn.operands[0].reg, size), size);
-  uint64_t linear = GUEST_TRY(operand_address(context, insn, 2 * size, Access::kRead));
-  std::byte bytes[8];
-  GUEST_TRY(read_linear_bytes(context, linear, bytes, 2 * size, current_mmu(context)));
-  int64_t lower = sign_extend(load_host(bytes, size), size), upper = sign_extend(load_host(bytes + size, size), size);
-  if (index < lower || index > upper) return raise(kBoundRange);
+  // Each bound is read when it is needed.
+  if (index < sign_extend(GUEST_TRY(read_memory_operand(context, insn, size)), size)) return raise(kBoundRange);
+  if (index > sign_extend(GUEST_TRY(read_memory_operand(context, insn, size, size)), size)) return raise(kBoundRange);
   return finish(context, insn);
 }
 

@@ -50,6 +50,13 @@ TEST_F(LegacyTest, BoundXlatAndFarPointers) {
     EXPECT_EQ(result.has_value(), index >= -5 && index <= 10);
     if (!result) EXPECT_EQ(result.error().vector, kBoundRange);
   }
+  // Below the lower bound, the upper one is not read.
+  state.segment[cpu::kDs].limit = 0x8003;
+  state.gpr[cpu::kRax] = uint32_t(-6);
+  EXPECT_EQ(machine.run({0x62, 0x05, 0x00, 0x80, 0x00, 0x00}).error().vector, kBoundRange);
+  state.gpr[cpu::kRax] = 0;
+  EXPECT_RAISES(machine.run({0x62, 0x05, 0x00, 0x80, 0x00, 0x00}), kGeneralProtection, 0);
+  machine.set_cpl(0);
   machine.write(0x8042, 0x77, 1);
   state.gpr[cpu::kRbx] = 0x8000;
   state.gpr[cpu::kRax] = 0xffffff42;
@@ -105,6 +112,10 @@ TEST_F(LegacyTest, EnterAndLeave) {
   EXPECT_RUNS(machine.run({0xc9}));
   EXPECT_EQ(state.gpr[cpu::kRsp], rsp);
   EXPECT_EQ(state.gpr[cpu::kRbp], rbp);
+  // With 16-bit operands only BP is written.
+  state.gpr[cpu::kRbp] = 0x1122334455667788;
+  EXPECT_RUNS(machine.run({0x66, 0xc8, 0x00, 0x00, 0x00}));
+  EXPECT_EQ(state.gpr[cpu::kRbp], 0x1122334455660000 | ((rsp - 2) & 0xffff));
   // The page of the final stack pointer must be writable: nothing changes otherwise.
   state.gpr[cpu::kRsp] = 0x1010;
   state.gpr[cpu::kRbp] = 0x5555;

@@ -23,4 +23,10 @@ inline bool must_leave_repeat(Context& context) {
   return context.state.rflags & cpu::rflags::kTf;
 }
 
+// Leaves a repeated instruction with iterations to come: RF is set in what an event now pushes. [SDM-3B 17.3.1.1]
+inline Next leave_repeat(Context& context) {
+  context.state.rflags |= cpu::rflags::kRf;
+  return Next::kDispatch;
+}
+
 }  // namespace rhea::dbt

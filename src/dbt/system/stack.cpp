@@ -72,8 +72,7 @@ RHEA_SYSTEM_FUNCTION(popf) {
 RHEA_SYSTEM_FUNCTION(pusha) {
   StackCursor stack = StackCursor::current(context);
   unsigned size = insn.operand_size;
-  uint64_t lowest = GUEST_TRY(stack.address((stack.sp - 8 * size) & stack.mask, size, Access::kWrite));
-  GUEST_TRY(probe_write(context, lowest, size, stack.mmu));
+  GUEST_TRY(stack.address((stack.sp - 8 * size) & stack.mask, size, Access::kWrite));  // #SS before any write
   uint64_t rsp = context.state.gpr[cpu::kRsp];
   for (unsigned reg = cpu::kRax; reg <= cpu::kRdi; ++reg)
     GUEST_TRY(stack.push(reg == cpu::kRsp ? rsp : context.state.gpr[reg], size));
@@ -139,7 +138,7 @@ RHEA_SYSTEM_FUNCTION(enter) {
   // The final stack must be writable. [SDM-2A ENTER]
   uint64_t top = GUEST_TRY(stack.address(stack.sp & stack.mask, size, Access::kWrite));
   GUEST_TRY(probe_write(context, top, size, stack.mmu));
-  write_register(context, cpu::kRbp, stack.long_mode ? 8 : size, frame);
+  write_register(context, cpu::kRbp, size, frame);
   commit(context, stack);
   return finish(context, insn);
 }

@@ -50,8 +50,15 @@ class GuestArea {
 // Checks alignment, segment and (for writes) the pages of the whole area.
 Fallible<GuestArea> open_area(Context& context, const Insn& insn, unsigned size_bytes, Access access, unsigned alignment) {
   uint64_t linear = GUEST_TRY(operand_address(context, insn, size_bytes, access));
+  // Where alignment checks are on, what is not even aligned to four bytes raises #AC instead.
+  GUEST_TRY(check_alignment(context, linear, 4));
   if (linear & (alignment - 1)) return gp0();
-  if (access == Access::kWrite) GUEST_TRY(probe_write(context, linear, size_bytes, current_mmu(context)));
+  if (access == Access::kWrite) {
+    GUEST_TRY(probe_write(context, linear, size_bytes, current_mmu(context)));
+  } else {
+    GUEST_TRY(translate(context, linear, access, current_mmu(context)));
+    GUEST_TRY(translate(context, wrap_linear(context, linear + size_bytes - 1), access, current_mmu(context)));
+  }
   return GuestArea(context, linear, size_bytes, access);
 }
 

@@ -61,6 +61,7 @@ Fallible<Run> find_run(const Job& job, unsigned segment, unsigned reg, Access ac
   uint64_t offset = read_register(context, reg, job.address_size);
   Run run;
   run.linear = GUEST_TRY(linear_address(context, segment, offset, job.size, access));
+  GUEST_TRY(check_alignment(context, run.linear, job.size));
   uint64_t elements = elements_in_page(job, run.linear);
   if (elements == 0) {  // faults come in the order of the accesses: this side's now, whatever the other's
     GUEST_TRY(translate(context, run.linear, access, job.mmu));
@@ -225,8 +226,9 @@ bool commit_comparison(const Job& job, const Comparison& result, bool source) {
 }
 
 Fallible<bool> compare_strings(const Job& job, uint64_t wanted) {
-  Run source = GUEST_TRY(find_run(job, job.insn.mem.segment, cpu::kRsi, Access::kRead, wanted));
+  // The processor reads ES:rDI first.
   Run target = GUEST_TRY(find_run(job, cpu::kEs, cpu::kRdi, Access::kRead, wanted));
+  Run source = GUEST_TRY(find_run(job, job.insn.mem.segment, cpu::kRsi, Access::kRead, wanted));
   Comparison result;
   if (source.host == nullptr || target.host == nullptr) {
     result.elements = 1;
@@ -250,37 +252,44 @@ Fallible<bool> scan_string(const Job& job, uint64_t wanted) {
   return commit_comparison(job, result, false);
 }
 
-// REP with a 32-bit count of zero: Intel's processors zero-extend ECX (and the pointers of the fast strings).
-void zero_count(const Job& job, bool source, bool destination) {
-  if (job.address_size != 4 || !job.context.state.code64() || !job.context.cpu_model->intel()) return;
-  write_register(job.context, cpu::kRcx, 4, 0);
+// REP with 32-bit addresses: Intel's processors zero-extend ECX (and the pointers of MOVS and STOS) before they
+// look at the count or can fault.
+void extend_registers(const Job& job, bool source, bool destination) {
+  if (!repeats(job.insn) || job.address_size != 4 || !job.context.state.code64() || !job.context.cpu_model->intel()) return;
+  write_register(job.context, cpu::kRcx, 4, job.context.state.gpr[cpu::kRcx]);
   if (source) write_register(job.context, cpu::kRsi, 4, job.context.state.gpr[cpu::kRsi]);
   if (destination) write_register(job.context, cpu::kRdi, 4, job.context.state.gpr[cpu::kRdi]);
 }
 
 template <class RunFunction>
 Fallible<Next> transfer(const Job& job, RunFunction run, bool source, bool destination) {
+  extend_registers(job, source, destination);
   const uint64_t first = job.count();
   uint64_t count = first;
-  if (count == 0) zero_count(job, source, destination);
   while (count != 0) {
     uint64_t limit = job.context.state.rflags & cpu::rflags::kTf ? 1 : count;
     const auto done = run(job, limit);
     if (injected(job.context, 71) && !done) write_register(job.context, cpu::kRcx, job.address_size, first);
     count -= GUEST_TRY(done);
-    if (count != 0 && must_leave_repeat(job.context)) return Next::kDispatch;
+    if (count != 0 && must_leave_repeat(job.context)) return leave_repeat(job.context);
   }
   return finish(job.context, job.insn);
 }
 
 template <class RunFunction>
 Fallible<Next> compare(const Job& job, RunFunction run) {
-  if (job.count() == 0) zero_count(job, false, false);
+  extend_registers(job, false, false);
+  const uint32_t flags_before = job.context.arith_flags;
   while (uint64_t count = job.count()) {
     uint64_t limit = job.context.state.rflags & cpu::rflags::kTf ? 1 : count;
-    bool over = GUEST_TRY(run(job, limit));
-    if (over || !repeats(job.insn)) break;
-    if (job.count() != 0 && must_leave_repeat(job.context)) return Next::kDispatch;
+    Fallible<bool> over = run(job, limit);
+    if (!over) {
+      // Registers stay at the element that faulted, flags go back to those before the instruction. [SDM-2B REP]
+      job.context.arith_flags = flags_before;
+      return std::unexpected(over.error());
+    }
+    if (*over || !repeats(job.insn)) break;
+    if (job.count() != 0 && must_leave_repeat(job.context)) return leave_repeat(job.context);
   }
   return finish(job.context, job.insn);
 }

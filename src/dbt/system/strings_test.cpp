@@ -27,10 +27,14 @@ class Model {
 
   Outcome run(const Insn& insn) {
     bool repeat = repeats(insn);
+    uint64_t flags = machine_.context.rflags();
     for (;;) {
       uint64_t count = machine_.state.gpr[cpu::kRcx] & mask(insn);
       if (repeat && count == 0) return Outcome::kDone;
-      if (!step(insn)) return Outcome::kFault;
+      if (!step(insn)) {
+        machine_.context.set_rflags(flags);  // [SDM-2B REP]
+        return Outcome::kFault;
+      }
       if (!repeat) return Outcome::kDone;
       set(cpu::kRcx, insn, count - 1);
       bool compares = insn.opcode == 0xa6 || insn.opcode == 0xa7 || insn.opcode == 0xae || insn.opcode == 0xaf;
@@ -94,11 +98,9 @@ class Model {
         if (!load(si, size, left)) return false;
         write_register(machine_.context, cpu::kRax, size, left);
         break;
-      case 0xa6:
-        if (!load(si, size, left)) return false;
-        [[fallthrough]];
       default:
         if (!load(di, size, right)) return false;
+        if ((insn.opcode & 0xfe) == 0xa6 && !load(si, size, left)) return false;
         compare(left, right, size);
     }
     unsigned op = insn.opcode & 0xfe;
@@ -216,6 +218,40 @@ TEST_F(StringsTest, StopsForInterruptsBetweenRuns) {
   machine.state.gpr[cpu::kRcx] = 3;
   EXPECT_NEXT(machine.run({0xf3, 0xaa}), Next::kDispatch);
   EXPECT_EQ(machine.state.gpr[cpu::kRcx], 2u);
+  EXPECT_TRUE(machine.context.rflags() & rf::kRf) << "iterations remain";
+  EXPECT_NEXT(machine.run({0xf3, 0xaa}), Next::kDispatch);
+  EXPECT_NEXT(machine.run({0xf3, 0xaa}), Next::kContinue);
+  EXPECT_FALSE(machine.context.rflags() & rf::kRf);
+}
+
+TEST_F(StringsTest, ThirtyTwoBitCountsAndAlignment) {
+  FakeMachine machine;
+  map_window(machine, 2);
+  if (machine.context.cpu_model->intel()) {
+    for (uint64_t count : {0, 3}) {
+      machine.state.gpr[cpu::kRcx] = 0xabcd00000000 | count;
+      machine.state.gpr[cpu::kRsi] = 0x123450000000;  // not mapped
+      machine.state.gpr[cpu::kRdi] = 0x567850000000;
+      EXPECT_EQ(machine.run({0xf3, 0x67, 0xa4}).has_value(), count == 0);
+      EXPECT_EQ(machine.state.gpr[cpu::kRcx], count);
+      EXPECT_EQ(machine.state.gpr[cpu::kRsi], 0x50000000u);
+      EXPECT_EQ(machine.state.gpr[cpu::kRdi], 0x50000000u);
+      machine.state.gpr[cpu::kRsi] = 0x123450000000;
+      machine.state.gpr[cpu::kRcx] = 0xabcd00000000 | count;
+      EXPECT_EQ(machine.run({0xf3, 0x67, 0xac}).has_value(), count == 0);
+      EXPECT_EQ(machine.state.gpr[cpu::kRcx], count);
+      EXPECT_EQ(machine.state.gpr[cpu::kRsi], 0x123450000000u);
+    }
+  }
+  machine.enter_long_mode(3);
+  machine.state.cr0 |= cpu::cr0::kAm;
+  machine.context.set_rflags(rf::kFixed1 | rf::kAc);
+  machine.state.gpr[cpu::kRdi] = 0x8001;
+  EXPECT_RUNS(machine.run({0xaa}));
+  EXPECT_RAISES(machine.run({0xab}), kAlignmentCheck, 0);  // four bytes at 0x8002
+  EXPECT_RUNS(machine.run({0x66, 0xab}));
+  machine.state.gpr[cpu::kRsp] = 0x8004;
+  EXPECT_RAISES(machine.run({0x9c}), kAlignmentCheck, 0);
 }
 
 TEST_F(StringsTest, StoresAreAnnounced) {

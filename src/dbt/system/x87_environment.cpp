@@ -127,6 +127,13 @@ Environment decode(const Context& context, const Insn& insn, const std::byte* in
 
 void reset_x87(Context& context) { set_environment(context, Environment{}); }
 
+// #AC by the size of the form's fields.
+Fallible<uint64_t> area_address(Context& context, const Insn& insn, unsigned size_bytes, Access access) {
+  uint64_t linear = GUEST_TRY(operand_address(context, insn, size_bytes, access));
+  GUEST_TRY(check_alignment(context, linear, wide_form(insn) ? 4 : 2));
+  return linear;
+}
+
 // FLDENV and FRSTOR wait: an unmasked exception of an earlier instruction comes first.
 Fallible<void> check_pending_exception(Context& context) {
   if ((image_field(context, kFsw, 2) & kErrorSummary) && (context.state.cr0 & cpu::cr0::kNe)) return raise(kX87Error);
@@ -140,7 +147,7 @@ namespace op {
 RHEA_SYSTEM_FUNCTION(fnstenv) {
   GUEST_TRY(require_x87(context));
   unsigned size = environment_bytes(insn);
-  uint64_t linear = GUEST_TRY(operand_address(context, insn, size, Access::kWrite));
+  uint64_t linear = GUEST_TRY(area_address(context, insn, size, Access::kWrite));
   save_vectors(context);
   std::byte bytes[28];
   Environment environment = live_environment(context);
@@ -157,7 +164,7 @@ RHEA_SYSTEM_FUNCTION(fldenv) {
   save_vectors(context);
   GUEST_TRY(check_pending_exception(context));
   unsigned size = environment_bytes(insn);
-  uint64_t linear = GUEST_TRY(operand_address(context, insn, size, Access::kRead));
+  uint64_t linear = GUEST_TRY(area_address(context, insn, size, Access::kRead));
   std::byte bytes[28];
   GUEST_TRY(read_linear_bytes(context, linear, bytes, size, current_mmu(context)));
   set_environment(context, decode(context, insn, bytes));
@@ -168,7 +175,7 @@ RHEA_SYSTEM_FUNCTION(fldenv) {
 RHEA_SYSTEM_FUNCTION(fnsave) {
   GUEST_TRY(require_x87(context));
   unsigned header = environment_bytes(insn), size = header + kRegistersBytes;
-  uint64_t linear = GUEST_TRY(operand_address(context, insn, size, Access::kWrite));
+  uint64_t linear = GUEST_TRY(area_address(context, insn, size, Access::kWrite));
   save_vectors(context);
   std::byte bytes[28 + kRegistersBytes];
   encode(context, insn, live_environment(context), bytes);
@@ -184,7 +191,7 @@ RHEA_SYSTEM_FUNCTION(frstor) {
   save_vectors(context);
   GUEST_TRY(check_pending_exception(context));
   unsigned header = environment_bytes(insn), size = header + kRegistersBytes;
-  uint64_t linear = GUEST_TRY(operand_address(context, insn, size, Access::kRead));
+  uint64_t linear = GUEST_TRY(area_address(context, insn, size, Access::kRead));
   std::byte bytes[28 + kRegistersBytes];
   GUEST_TRY(read_linear_bytes(context, linear, bytes, size, current_mmu(context)));
   set_environment(context, decode(context, insn, bytes));
