@@ -150,6 +150,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--build-dir", default="build")
     parser.add_argument("--oracle", action="store_true", help="run QEMU TCG instead of Rhea, to test the tests")
+    parser.add_argument("--rhea-options", default="", help="more options for the userland's `rhea run`")
     parser.add_argument("--only", choices=["boots", "userland"])
     parser.add_argument("--keep", metavar="FILE", help="write the guest's console there")
     arguments = parser.parse_args()
@@ -164,7 +165,8 @@ def main():
             if arguments.oracle:
                 wrapper = ["sh", "-c", f'exec {" ".join(QEMU)} -kernel "$1" -append "$2" -initrd "$3"', "sh"]
             else:
-                wrapper = ["sh", "-c", 'exec "$0" run --memory 2048M --console stdio --no-reboot --kernel "$1" --append "$2" --initrd "$3"', rhea]
+                options = f"--memory 2048M --console stdio --no-reboot {arguments.rhea_options}"
+                wrapper = ["sh", "-c", f'exec "$0" run {options} --kernel "$1" --append "$2" --initrd "$3"', rhea]
             userland(counts, wrapper, arguments.keep)
     print(f"{counts.passed} passed, {counts.failed} failed, {counts.skipped} skipped", flush=True)
     return 1 if counts.failed else 0
