@@ -40,7 +40,7 @@ enum class MmuIndex : uint8_t {
 inline constexpr unsigned kMmuModes = 3;
 inline constexpr unsigned kTlbEntries = 65536;        // direct-mapped by bits 12-27 of the address
 inline constexpr unsigned kJumpCacheEntries = 65536;  // direct-mapped by bits 0-15 of RIP
-inline constexpr unsigned kJumpCacheSlots = 6;
+inline constexpr unsigned kJumpCacheSlots = 16;
 
 // Tags are negated so that translated code can compare without touching the flags. Zero means unused: as a
 // tag it could only match page (or RIP) 0, whose index is 0, or an access that wraps from the last page to it,
@@ -105,6 +105,9 @@ struct alignas(4096) Context {
   cpu::Lapic* lapic = nullptr;
   io::IrqRouter* irq = nullptr;
   Runtime* runtime = nullptr;
+#ifdef RHEA_INJECT_BUGS
+  int inject_bug = 0;  // the seeded bug that is active: dbt/inject_bug.h
+#endif
 
   // --- registers as C++ code sees them between instructions ---
   uint64_t rflags() const {

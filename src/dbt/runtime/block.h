@@ -80,6 +80,7 @@ class Arena {
     return objects;
   }
   void reset();
+  uint64_t bytes() const { return chunks_.empty() ? 0 : chunk_ * kChunkBytes + used_; }
 
  private:
   static constexpr size_t kChunkBytes = size_t{1} << 20;

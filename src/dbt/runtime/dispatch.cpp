@@ -174,6 +174,7 @@ ThunkResult Runtime::dispatch() {
       }
     }
     c.mode = word;
+    c.state.rflags &= ~cpu::rflags::kRf;  // holds for one instruction, and only matters to what it would be stopped by
     step_guest_ = c.state.rflags & cpu::rflags::kTf;
     if (options_.opt_level > 0 && block->valid && !(word & (mode::kOneInstruction | mode::kTrap))) fill_jump_cache(rip, word, block);
     return {kActionResume, block->indirect_entry};

@@ -2,6 +2,7 @@
 // Linking of blocks, and dropping those whose guest bytes change.
 //
 // General registers only: runs with the guest's vector registers in place.
+#include "dbt/inject_bug.h"
 #include "dbt/runtime/runtime.h"
 
 namespace rhea::dbt {
@@ -29,7 +30,7 @@ void Runtime::invalidate_block(Block* block) {
   blocks_.remove(block);
   for (Link* incoming = block->incoming; incoming;) {
     Link* next = incoming->next_incoming;
-    patch_rel32(*incoming, cache_.exec_delta(), incoming->stub);
+    if (!injected(context_, 62)) patch_rel32(*incoming, cache_.exec_delta(), incoming->stub);
     incoming->to = nullptr;
     incoming->next_incoming = nullptr;
     incoming = next;
@@ -50,7 +51,7 @@ void Runtime::invalidate_block(Block* block) {
   for (uint32_t slot = 0; slot < jump_mode_count_; ++slot)
     for (uint32_t high = 0; high < kJumpCacheEntries; high += 4096) {
       const auto index = high | static_cast<uint32_t>(block->physical & 0xfff);
-      if (context_.jump_cache[slot].target[index] == block->indirect_entry) clear_jump_entry(slot << 16 | index);
+      if (context_.jump_cache[slot].target[index] == block->indirect_entry && !injected(context_, 63)) clear_jump_entry(slot << 16 | index);
     }
 }
 
@@ -63,7 +64,7 @@ void Runtime::invalidate(uint64_t physical, uint64_t length) {
     if (!(meta.load(std::memory_order_relaxed) & memory::kPageHasCode)) continue;
     for (Block* block = blocks_.page_head(page); block;) {
       Block* next = BlockMap::next_on_page(block, page);
-      if (block->overlaps(physical, end)) invalidate_block(block);
+      if (block->overlaps(physical, end) && !(injected(context_, 64) && page == block->second_page)) invalidate_block(block);
       block = next;
     }
     if (!blocks_.page_head(page)) meta.fetch_and(~memory::kPageHasCode, std::memory_order_relaxed);

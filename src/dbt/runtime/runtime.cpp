@@ -12,6 +12,7 @@
 #include "base/fault_dispatcher.h"
 #include "cpu/cpu_model.h"
 #include "cpu/lapic.h"
+#include "dbt/inject_bug.h"
 #include "dbt/runtime/entry_points.h"
 #include "dbt/x86/translator.h"
 
@@ -32,8 +33,11 @@ Result<std::unique_ptr<Runtime>> Runtime::create(Context& context, const Runtime
     return fail(ErrorCode::kUnsupported, "the dbt engine needs a host processor with AVX2 and BMI2 (x86-64-v3)");
   CodeCache cache = RHEA_TRY(CodeCache::create(options.code_cache_bytes));
   std::unique_ptr<Runtime> runtime(new Runtime(context, options, std::move(cache)));
+#ifdef RHEA_INJECT_BUGS
+  context.inject_bug = options.inject_bug ? options.inject_bug : injected_by_environment();
+#endif
   Emitter emitter(runtime->cache_.position(), runtime->cache_.exec_delta());
-  runtime->thunks_ = emit_thunks(emitter);
+  runtime->thunks_ = emit_thunks(emitter, context);
   runtime->cache_.commit(emitter.position());
   runtime->cache_.set_reset_point();
   runtime->log_storage_.reset(new uint32_t[6 * size_t{kFillLogCapacity}]);
@@ -82,7 +86,10 @@ ExitReason Runtime::run() {
 uint16_t Runtime::jump_cache_slot(uint32_t word) {
   for (unsigned i = 0; i < jump_mode_count_; ++i)
     if (jump_modes_[i] == word) return static_cast<uint16_t>(i);
-  if (jump_mode_count_ == kJumpCacheSlots) return kJumpCacheSlots;
+  if (jump_mode_count_ == kJumpCacheSlots) {
+    cache_flush_wanted_ = true;  // modes of long ago, the kernel's start for one, hold slots that nobody uses
+    return kJumpCacheSlots;
+  }
   jump_modes_[jump_mode_count_] = word;
   return static_cast<uint16_t>(jump_mode_count_++);
 }
@@ -92,11 +99,12 @@ void Runtime::mark_code_page(uint64_t page) {
   if (!piece || !piece->meta) return;
   auto& meta = piece->meta[(page - piece->start) >> 12];
   if (meta.fetch_or(memory::kPageHasCode) & memory::kPageHasCode) return;
-  revoke_write(piece->host + (page - piece->start));
+  if (!injected(context_, 65)) revoke_write(piece->host + (page - piece->start));
 }
 
 Block* Runtime::translate(uint64_t rip, uint64_t physical, uint32_t word) {
-  if (cache_.room() < kBlockRoomBytes || cache_flush_wanted_) flush_cache();
+  // The tables of very small blocks may outgrow their code.
+  if (cache_.room() < kBlockRoomBytes || arena_.bytes() > options_.code_cache_bytes || cache_flush_wanted_) flush_cache();
   return translator_->translate(rip, physical, word);
 }
 
@@ -123,6 +131,7 @@ void Runtime::flush_cache() {
   cache_.reset();
   flush_jumps(0);
   flush_jumps(1);
+  jump_mode_count_ = 0;
   cache_flush_wanted_ = false;
 }
 
@@ -177,7 +186,7 @@ bool Runtime::on_fault(int, void*, void* ucontext_pointer) {
     if (const uint8_t host = host_register(static_cast<uint8_t>(gpr)); host != kHNone)
       context_.state.gpr[gpr] = static_cast<uint64_t>(regs[kRegister[host]]);
   const auto flags = static_cast<uint64_t>(regs[REG_EFL]);
-  context_.arith_flags = static_cast<uint32_t>(((flags & 0xd5) << 8) | ((flags >> 11) & 1));
+  context_.arith_flags = static_cast<uint32_t>(((flags & 0xd5) << 8) | (injected(context_, 66) ? 0 : (flags >> 11) & 1));
   native_.address = static_cast<uint64_t>(regs[REG_R14]);
   regs[REG_RIP] = static_cast<greg_t>(thunks_.native_fault);
   return true;

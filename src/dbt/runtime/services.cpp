@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the runtime offers the system functions. General registers only.
+#include "dbt/inject_bug.h"
 #include "dbt/runtime/entry_points.h"
 #include "dbt/runtime/runtime.h"
 
@@ -38,6 +39,7 @@ void call_with_vectors_saved(Context& context, void (*function)(void*), void* ar
   function(argument);
   context.vectors_saved = 0;
   xrstor(context);
+  if (injected(context, 67)) asm volatile("ldmxcsr %0" : : "m"(kDefaultMxcsr));
 }
 
 void save_vectors(Context& context) {

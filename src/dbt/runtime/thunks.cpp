@@ -2,6 +2,7 @@
 // Emission of the thunks. The register conventions are in thunks.h.
 #include "dbt/runtime/thunks.h"
 
+#include "dbt/inject_bug.h"
 #include "dbt/runtime/entry_points.h"
 #include "dbt/runtime/runtime.h"
 
@@ -134,7 +135,7 @@ uint64_t emit_call_thunk(Emitter& e, uint64_t function, Arguments arguments, OnC
 
 }  // namespace
 
-Thunks emit_thunks(Emitter& e) {
+Thunks emit_thunks(Emitter& e, [[maybe_unused]] const Context& context) {
   Thunks thunks;
   const auto address = [](auto* function) { return reinterpret_cast<uint64_t>(function); };
   thunks.exit = emit_exit(e);
@@ -160,11 +161,19 @@ Thunks emit_thunks(Emitter& e) {
         e.mov64(kHRcx, kHRax);
         e.mov64(kScratchB, kHRdx);
         load_caller_saved(e, 8);
+        if (injected(context, 68)) e.u8(0xf8);  // clc
       });
   e.align(16);
-  thunks.memory_after = emit_call_thunk(e, address(&entry_memory_after), [&] { e.mov32(kHRdx, kHRcx); }, [&] { load_caller_saved(e, 8); });
+  thunks.memory_after = emit_call_thunk(e, address(&entry_memory_after), [&] { e.mov32(kHRdx, kHRcx); },
+      [&] {
+        load_caller_saved(e, 8);
+        if (injected(context, 69)) e.mov_imm32(kHR11, 0);
+      });
   e.align(16);
-  thunks.system = emit_call_thunk(e, address(&entry_system), [&] { e.mov64(kHRsi, kScratchB); }, [&] { load_registers(e, 8); });
+  thunks.system = emit_call_thunk(e, address(&entry_system), [&] { e.mov64(kHRsi, kScratchB); }, [&] {
+        load_registers(e, 8);
+        if (injected(context, 70)) e.u8(0x9f), e.u8(0x9e);  // lahf, sahf: AH is gone
+      });
   e.align(16);
   thunks.segment = emit_call_thunk(e, address(&entry_segment),
       [&] { e.mov64(kHRsi, kScratchA); e.mov32(kHRdx, kHRcx); },

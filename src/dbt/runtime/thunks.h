@@ -46,7 +46,7 @@ struct Thunks {
   uint64_t native_fault = 0;  // resume target of the signal handler: state complete but for vectors
 };
 
-// Emits the thunks; called once per runtime.
-Thunks emit_thunks(Emitter& emitter);
+// Emits the thunks; called once per runtime. (The context says which seeded bug a test build has.)
+Thunks emit_thunks(Emitter& emitter, const Context& context);
 
 }  // namespace rhea::dbt

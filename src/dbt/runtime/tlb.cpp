@@ -5,6 +5,7 @@
 // the tables. Invariant: a jump cache entry exists only while its page is in the code TLB.
 //
 // General registers only: runs with the guest's vector registers in place.
+#include "dbt/inject_bug.h"
 #include "dbt/runtime/runtime.h"
 
 namespace rhea::dbt {
@@ -38,7 +39,7 @@ void Runtime::fill_data_tlb(uint64_t linear, const Translation& translation, std
   const uint64_t page = linear & kPageBits;
   std::byte* host_page = host - (linear & 0xfff);
   const RamPiece* piece = find_ram(translation.physical);
-  bool writable = (for_write || translation.writable) && piece && piece->meta;
+  bool writable = (for_write || translation.writable || injected(c, 56)) && piece && piece->meta;
   if (writable) {
     auto& meta = piece->meta[(translation.physical >> 12) - (piece->start >> 12)];
     writable = (meta.load(std::memory_order_relaxed) & (memory::kPageHasCode | memory::kPageDirtyTracked)) == 0;
@@ -50,7 +51,7 @@ void Runtime::fill_data_tlb(uint64_t linear, const Translation& translation, std
     if (translation.page_size > (uint64_t{4} << 20)) set_region_bit(large_1g_, linear >> 30);
     else set_region_bit(large_2m_, linear >> 22);
   }
-  log_fill(data_log_[translation.global], static_cast<uint32_t>(mmu) << 16 | index);
+  log_fill(data_log_[translation.global || injected(c, 60)], static_cast<uint32_t>(mmu) << 16 | index);
 }
 
 void Runtime::clear_data_entry(uint32_t entry) {
@@ -116,20 +117,20 @@ void Runtime::flush_tlb(const FlushRequest& request) {
     case FlushRequest::Kind::kNonGlobal:
       if (request.kind == FlushRequest::Kind::kNonGlobal) ++counters_.tlb_flushes;
       flush_data(0);
-      flush_code(0);
+      if (!injected(context_, 59)) flush_code(0);
       flush_jumps(0);
       break;
     case FlushRequest::Kind::kPage: {
       ++counters_.page_flushes;
       const uint64_t linear = request.linear;
-      if (region_bit(large_2m_, linear >> 22) || region_bit(large_1g_, linear >> 30)) {
+      if ((region_bit(large_2m_, linear >> 22) || region_bit(large_1g_, linear >> 30)) && !injected(context_, 58)) {
         flush_tlb({.kind = FlushRequest::Kind::kAll});
         break;
       }
       const uint32_t index = tlb_index(linear);
       const uint64_t tag = uint64_t{0} - (linear & kPageBits);
       for (uint32_t mmu = 0; mmu < kMmuModes; ++mmu)
-        if (context_.data_tlb[mmu].read_tag[index] == tag) clear_data_entry(mmu << 16 | index);
+        if (context_.data_tlb[mmu].read_tag[index] == tag && !injected(context_, 57)) clear_data_entry(mmu << 16 | index);
       if (context_.code_tlb.tag[index] == tag || context_.code_tlb.tag[index] == tag - 1) {
         clear_code_entry(index);
         flush_jumps(0);
@@ -159,7 +160,7 @@ Fallible<uint64_t> Runtime::fetch_address(uint64_t linear) {
   Context& c = context_;
   const bool user = c.state.cpl() == 3;
   const uint32_t index = tlb_index(linear);
-  const uint64_t tag = uint64_t{0} - (linear & kPageBits) - user;
+  const uint64_t tag = uint64_t{0} - (linear & kPageBits) - (user && !injected(c, 61));
   if (c.code_tlb.tag[index] == tag) return (uint64_t{0} - c.code_tlb.page[index]) | (linear & 0xfff);
   const auto translation = dbt::translate(c, linear, Access::kExecute, user ? MmuIndex::kUser : MmuIndex::kSupervisor);
   if (!translation) return std::unexpected(translation.error());

@@ -271,6 +271,7 @@ Block* BlockBuilder::build() {
   for (;;) {
     insn_ = &insns_[count_ - 1];
     point();
+    shadow_open_ = false;
     if (status == Fetch::kInvalid) raise_here(kInvalidOpcode);
     else if (status == Fetch::kTooLong) raise_here(kGeneralProtection, true);
     else emit_instruction(*insn_);
@@ -285,7 +286,8 @@ Block* BlockBuilder::build() {
     if (stop) {
       const uint32_t next = offset_;
       offset_ -= insn_->length;
-      emit_exit(next, mode_);
+      if (shadow_open_) emit_shadow(next);
+      else emit_exit(next, mode_);
       offset_ = next;
       break;
     }

@@ -103,6 +103,7 @@ class BlockBuilder {
   void system(const Insn& insn);
   void raise_here(uint8_t vector, bool with_error_code = false);
   void interrupt_flag(const Insn& insn);
+  void emit_shadow(int64_t next_offset);
   void access_control(const Insn& insn);     // STAC, CLAC
   void read_tsc(const Insn& insn);
   void load_gpr(uint8_t host, unsigned gpr);  // any guest register into a host one
@@ -124,6 +125,7 @@ class BlockBuilder {
   const Insn* insn_ = nullptr; // the current one
   bool ended_ = false;
   bool one_shot_ = false;
+  bool shadow_open_ = false;   // the instruction before was STI
   bool through_ss_ = false;    // the access being emitted goes through SS
   uint64_t second_page_ = kNoPage;
   std::vector<HostPoint> points_;

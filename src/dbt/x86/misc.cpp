@@ -35,16 +35,36 @@ void BlockBuilder::interrupt_flag(const Insn& insn) {
     e_.store8_imm(context_field(offsetof(Context, interrupt_flag)), 0);
     return;
   }
+  // An interrupt may come after the next instruction at the earliest: that one belongs to the same block, where nothing
+  // is polled before it. With one waiting already, the dispatcher sees to that.
+  e_.load8(kScratchC, context_field(offsetof(Context, interrupt_flag)));
+  e_.store8(context_field(offsetof(Context, scratch) + 40), kScratchC);
   e_.store8_imm(context_field(offsetof(Context, interrupt_flag)), 1);
-  // Interrupts are looked at one instruction later; with none waiting, polling will see the next one.
   e_.load32(kScratchC, context_field(offsetof(Context, irq_pending)));
-  uint8_t* const none = e_.jrcxz_open();
-  e_.store8_imm(context_field(offsetof(Context, state) + offsetof(cpu::CpuState, sti_shadow)), injected(context_, 43) ? 0 : 1);
-  emit_target_ip(static_cast<int64_t>(offset_) + insn.length);
+  e_.jrcxz_skip(5);
+  uint8_t* const waiting = e_.jmp_open();
+  shadow_open_ = true;
+  defer([this, waiting, next = static_cast<int64_t>(offset_) + insn.length] {
+    e_.bind32(waiting);
+    if (runtime_.options().instruction_clock) {  // the rest of the block was counted
+      const HostMem left = context_field(offsetof(Context, instructions_left));
+      e_.load64(kScratchB, left);
+      e_.lea64(kScratchB, {.base = kScratchB, .displacement = static_cast<int32_t>(block_->instruction_count - count_)});
+      e_.store64(left, kScratchB);
+    }
+    emit_shadow(next);
+  });
+}
+
+// After STI: holds interrupts off for the instruction at `next_offset`, unless they were enabled before.
+void BlockBuilder::emit_shadow(int64_t next_offset) {
+  e_.load8(kScratchC, context_field(offsetof(Context, scratch) + 40));
+  e_.op_reg({.opcode = 0xf7}, 2, kScratchC);  // not: 1 - x is ~x + 2, and leaves the flags alone
+  e_.lea32(kScratchC, {.base = kScratchC, .displacement = 2});
+  if (injected(context_, 43)) e_.mov_imm32(kScratchC, 0);
+  e_.store8(context_field(offsetof(Context, state) + offsetof(cpu::CpuState, sti_shadow)), kScratchC);
+  emit_target_ip(next_offset);
   e_.jmp(runtime_.thunks().dispatch);
-  e_.bind8(none);
-  emit_exit(static_cast<int64_t>(offset_) + insn.length, mode_);
-  ended_ = true;
 }
 
 void BlockBuilder::access_control(const Insn& insn) {
