@@ -56,7 +56,7 @@ void add_run_options(CLI::App& run, RunOptions& options, Raw& raw) {
       ->type_name("CLOCK");
   run.add_option("--dbt-opt", raw.dbt_opt, "Translator: 0 is the reference mode, 1 optimises (default 1)")
       ->type_name("N");
-  run.add_option("--dbt-verify", raw.dbt_verify, "Compare optimised with reference translation every N blocks")
+  run.add_option("--dbt-verify", raw.dbt_verify, "Run a second machine in reference mode in step and compare every N instructions")
       ->type_name("N");
   run.add_option("--dbt-cache", raw.dbt_cache, "Size of the translator's code cache (default 256M)")->type_name("SIZE");
   run.add_option("--dbt-perf-map", options.dbt_perf_map, "Write a map of translated code for perf")->type_name("PATH");
@@ -129,6 +129,10 @@ Status check_run_options(RunOptions& options, const Raw& raw) {
     options.clock = ClockKind::kInstructions;
   } else if (raw.clock != "host") {
     return unknown_choice("clock", raw.clock, kClocks);
+  }
+  if (options.dbt_verify) {
+    if (!options.gdb.empty()) return usage("--dbt-verify runs two machines and has no debugger: leave --gdb away");
+    options.clock = ClockKind::kInstructions;
   }
   if (options.gdb_wait && options.gdb.empty()) return usage("--gdb-wait needs --gdb");
   return {};

@@ -14,6 +14,7 @@
 #include "app/console.h"
 #include "app/debugger.h"
 #include "app/engines.h"
+#include "app/lockstep.h"
 #include "app/terminal.h"
 #include "base/event_loop.h"
 #include "base/fd.h"
@@ -204,9 +205,14 @@ int run_command(const RunOptions& options) {
   Result<MachineExit> exit = fail(ErrorCode::kInternal, "not run");
   std::string statistics;
   {
-    Session session(options);
-    exit = session.run();
-    statistics = session.statistics();
+    if (options.dbt_verify) {
+      signal(SIGPIPE, SIG_IGN);
+      exit = run_lockstep(options);
+    } else {
+      Session session(options);
+      exit = session.run();
+      statistics = session.statistics();
+    }
   }
   if (!statistics.empty()) fmt::print(stderr, "{}", statistics);
   if (exit) return report(*exit);

@@ -182,6 +182,17 @@ MachineExit Machine::run() {
   return exit_.value_or(MachineExit{});
 }
 
+std::optional<MachineExit> Machine::run_slice(uint64_t instructions) {
+  RHEA_CHECK(threads_.size() == 1 && all_parked());
+  if (exit_) return exit_;
+  paused_ = true;  // nothing here wakes the processor's own thread
+  in_slice_ = true;
+  last_reason_ = vcpu(0).run(instructions);
+  in_slice_ = false;
+  handle_stopped();
+  return exit_;
+}
+
 bool Machine::press_power_button() {
   power_management_->press_power_button();
   return power_management_->acpi_enabled();
@@ -197,6 +208,7 @@ void Machine::request(Action action, uint32_t status) {
     action_ = action;
     action_status_ = status;
   }
+  if (in_slice_) vcpu(0).request_stop();
   stop_processors();
 }
 

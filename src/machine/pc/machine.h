@@ -82,6 +82,10 @@ class Machine {
   // Runs the event loop until the guest's end.
   MachineExit run();
 
+  // Instead of run(), for drivers that run machines in step: at most `instructions` on the caller's thread (fewer if
+  // the guest halts), by a deterministic clock. A reset that the guest asks for is done; its end is returned.
+  std::optional<MachineExit> run_slice(uint64_t instructions);
+
   // Any thread. False if the guest has not enabled ACPI: then nothing in it listens.
   bool press_power_button();
   void request_stop();
@@ -169,6 +173,7 @@ class Machine {
   bool paused_ = false;
   bool pause_requested_ = false;
   bool stepping_ = false;
+  bool in_slice_ = false;
   unsigned last_stopped_ = 0;
   cpu::StopReason last_reason_ = cpu::StopReason::kStopped;
   std::optional<MachineExit> exit_;
