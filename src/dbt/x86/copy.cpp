@@ -226,12 +226,12 @@ void BlockBuilder::copy_high_byte(const Insn& insn, const HostMem* guest_mem) {
     e_.store64(save, kHRdi);
     e_.mov64(kHRdi, kGuestRsp);
   }
-  if (uses_rcx || (count_in_cl && !injected(context_, 11))) e_.mov64(kHRcx, kGuestRcx);
+  if (uses_rcx || count_in_cl) e_.mov64(kHRcx, kGuestRcx);
   if (guest_mem) e_.op_mem(code, reg_field, {.base = kHRdi});
   else if (insn.has_modrm) e_.op_reg(code, reg_field, rm_field);
   else e_.u8(static_cast<uint8_t>((insn.opcode & 0xf8) | (rm_field & 7)));  // MOV r8, imm8 (B0+r)
   emit_immediate(insn);
-  if (writes_rcx) e_.mov64(kGuestRcx, kHRcx);
+  if (writes_rcx && !injected(context_, 11)) e_.mov64(kGuestRcx, kHRcx);
   if (writes_rsp) e_.mov64(kGuestRsp, kHRdi);
   if ((guest_mem && !injected(context_, 12)) || uses_rsp) e_.load64(kHRdi, save);
 }
