@@ -307,7 +307,7 @@ void BlockBuilder::move_gpr(const Insn& insn) {
     const unsigned size = insn.opcode >= 0xb8 ? insn.operand_size : 1;
     if (size >= 4) {
       const uint8_t to = reg == kHNone ? static_cast<uint8_t>(kScratchC) : reg;
-      e_.mov_imm64(to, size == 4 && !(injected(context_, 16) && reg == kHNone) ? static_cast<uint32_t>(insn.imm) : static_cast<uint64_t>(insn.imm));
+      e_.mov_imm64(to, size != 4 ? static_cast<uint64_t>(insn.imm) : injected(context_, 16) && reg == kHNone ? static_cast<uint64_t>(static_cast<int32_t>(insn.imm)) : static_cast<uint32_t>(insn.imm));
       if (reg == kHNone) e_.store64(gpr_slot(gpr), to);
     } else if (reg == kHNone) {
       if (size == 1) e_.store8_imm(gpr_slot(gpr), static_cast<uint8_t>(insn.imm));
