@@ -294,7 +294,7 @@ ThunkResult Runtime::run_system(const InsnRecord* record, uint64_t) {
   settle_trap(record->insn.row);
   switch (*next) {
     case Next::kContinue:
-      if (!c.code_invalidated && (!c.step_pending || injected(c, 48)) && !std::atomic_ref(c.exit_request).load(std::memory_order_relaxed) &&
+      if (!c.code_invalidated && !c.step_pending && !std::atomic_ref(c.exit_request).load(std::memory_order_relaxed) &&
           !(c.interrupt_flag && std::atomic_ref(c.irq_pending).load(std::memory_order_relaxed)))
         return {kActionContinue, 0};
       return dispatch();
@@ -305,7 +305,7 @@ ThunkResult Runtime::run_system(const InsnRecord* record, uint64_t) {
     case Next::kShutdown:
       return leave(ExitReason::kShutdown);
     case Next::kInterruptShadow:
-      if (c.state.mov_ss_shadow) c.step_pending = 0;
+      if (c.state.mov_ss_shadow && !injected(c, 48)) c.step_pending = 0;
       return dispatch();
     case Next::kDispatch:
       // A repeated instruction that an event has interrupted counts once, when it ends.
