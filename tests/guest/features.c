@@ -211,6 +211,22 @@ static void test_xsave_enabling(void) {
   __asm__ volatile("clts");
 }
 
+// The upper halves of the vector registers outlive an access to a device.
+static void test_avx_beside_devices(void) {
+  uint64_t upper, lower;
+  __asm__ volatile(
+      "vcmptrueps %%ymm3, %%ymm3, %%ymm3\n"
+      "movl (%2), %%eax\n"
+      "vextractf128 $1, %%ymm3, %%xmm4\n"
+      "vmovq %%xmm4, %0\n"
+      "vmovq %%xmm3, %1\n"
+      : "=r"(upper), "=r"(lower)
+      : "r"(LAPIC_BASE + kLapicId)
+      : "rax", "memory");
+  check_eq("avx-upper-over-mmio", upper, ~0ul);
+  check_eq("avx-lower-over-mmio", lower, ~0ul);
+}
+
 static void test_xsave_standard(void) {
   memset(area, 0, sizeof area);
   load_ymm3();
@@ -304,6 +320,7 @@ static void test_xsave(void) {
   }
   for (unsigned i = 0; i < 32; ++i) pattern[i] = (uint8_t)(i * 7 + 1);
   test_xsave_enabling();
+  test_avx_beside_devices();
   test_xsave_standard();
   test_xsave_variants();
 }

@@ -261,6 +261,60 @@ static void test_lapic(void) {
   lapic_write(kLapicSvr, 0x1ff);
 }
 
+// A read-modify-write instruction on a device register reads it first.
+static void test_lapic_read_modify_write(void) {
+  lapic_write(kLapicTpr, 0x20);
+  lapic_write(kLapicEsr, 0);  // another value on the way in between
+  __asm__ volatile("orl $0x10, %0" : "+m"(*(volatile uint32_t*)(LAPIC_BASE + kLapicTpr))::"cc");
+  check_eq("tpr-read-modify-write", lapic_read(kLapicTpr), 0x30);
+  lapic_write(kLapicTpr, 0);
+}
+
+// ---- between which instructions an interrupt comes ----
+static volatile uint32_t noted;
+static word noted_ip, shadowed_ip;
+static unsigned in_shadow;
+static bool note_ip(struct frame* frame) {
+  ++noted;
+  if (frame->ip == shadowed_ip) ++in_shadow;
+  noted_ip = frame->ip;
+  lapic_write(kLapicEoi, 0);
+  return true;
+}
+static void test_shadows(void) {
+  word after;
+  set_handler(0x68, note_ip);
+  self_ipi(0x68);
+  __asm__ volatile("lea 1f(%%rip), %0; sti; nop; 1: nop; nop; cli" : "=r"(after)::"memory");
+  check_eq("sti-shadow", noted_ip, after);
+  // A loop without a HLT, a call or a device access is left, too.
+  noted = 0;
+  lapic_write(kLapicDivide, 0xb);
+  lapic_write(kLapicLvtTimer, 0x68);
+  lapic_write(kLapicInitialCount, 1000000);
+  __asm__ volatile("sti; 1: cmpl $0, %0; je 1b; cli" ::"m"(noted) : "memory", "cc");
+  check_eq("tight-loop", noted, 1);
+  // Of many interrupts none comes right after MOV SS. [SDM-2B MOV]
+  noted = 0;
+  in_shadow = 0;
+  lapic_write(kLapicLvtTimer, 0x68 | 1u << 17);
+  lapic_write(kLapicInitialCount, 200000);
+  __asm__ volatile(
+      "lea 2f(%%rip), %%rcx\n"
+      "mov %%rcx, %1\n"
+      "mov %%ss, %%eax\n"
+      "sti\n"
+      "1: mov %%eax, %%ss\n"
+      "2: nop\n"
+      "cmpl $50, %0\n"
+      "jb 1b\n"
+      "cli\n"
+      : "+m"(noted), "=m"(shadowed_ip)::"rax", "rcx", "memory", "cc");
+  lapic_write(kLapicLvtTimer, 1u << 16);
+  lapic_write(kLapicInitialCount, 0);
+  check_eq("mov-ss-shadow", in_shadow, 0);
+}
+
 // ---- NMI ----
 static volatile unsigned nmis, nmi_depth, nmi_max_depth;
 static bool on_nmi(struct frame* frame) {
@@ -342,6 +396,8 @@ void guest_main(void) {
   test_pic();
   test_ioapic();
   test_lapic();
+  test_lapic_read_modify_write();
+  test_shadows();
   test_nmi();
   test_x2apic();
   finish();

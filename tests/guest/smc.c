@@ -172,6 +172,23 @@ static void test_straddling(void) {
   check_eq("running-into-changed-page", call(&code[1][0] - 64), 2);
 }
 
+// The second page of a straddling instruction is mapped elsewhere; what leads to it stays as it was.
+static void test_straddling_remapped(void) {
+  uint8_t* at = &code[1][0] - 3;
+  memset(at - 16, kNop, 16);
+  emit_constant(at, 0x11111111);
+  memcpy(&code[2][0], (const uint8_t[]){0x22, 0x22, kRet}, 3);
+  map(WINDOW, (word)code[0], PTE_P | PTE_W, 1);
+  map(WINDOW + 0x1000, (word)code[1], PTE_P | PTE_W, 1);
+  const void* entry = (const void*)(WINDOW + 0x1000 - 3 - 16);
+  bool passed = true;
+  for (unsigned i = 0; i < 4; ++i) passed = passed && call(entry) == 0x11111111;
+  map(WINDOW + 0x1000, (word)code[2], PTE_P | PTE_W, 1);
+  check_eq("straddling-remapped", call(entry), 0x22221111);
+  map(WINDOW + 0x1000, (word)code[1], PTE_P | PTE_W, 1);
+  check("straddling-mapped-back", passed && call(entry) == 0x11111111);
+}
+
 static void test_aliases(void) {
   map(WINDOW, (word)code[2], PTE_P | PTE_W, 1);
   map(WINDOW + 0x1000, (word)code[2], PTE_P | PTE_W, 1);
@@ -243,6 +260,7 @@ void guest_main(void) {
   test_same_block();
   test_data_beside_code();
   test_straddling();
+  test_straddling_remapped();
   test_aliases();
   test_linked_blocks();
   test_many_pages();
