@@ -60,7 +60,6 @@ TEST(Options, RunWithEverything) {
                        "--clock",
                        "instructions",
                        "--dbt-opt=0",
-                       "--dbt-verify=1000",
                        "--dbt-cache",
                        "1M"});
   ASSERT_TRUE(result) << result.error().to_string();
@@ -78,7 +77,7 @@ TEST(Options, RunWithEverything) {
   EXPECT_TRUE(run.statistics && run.debug_exit && run.gdb_wait);
   EXPECT_EQ(run.clock, ClockKind::kInstructions);
   EXPECT_EQ(run.dbt_opt, 0);
-  EXPECT_EQ(run.dbt_verify, 1000u);
+  EXPECT_EQ(run.dbt_verify, 0u);
   EXPECT_EQ(run.dbt_cache_bytes, 1u << 20);
 }
 
@@ -89,6 +88,12 @@ TEST(Options, DefaultsAndLongForms) {
   EXPECT_EQ(result->run->command_line, "-v");
   EXPECT_EQ(result->run->cpu_count, 1u);
   EXPECT_TRUE(result->run->reboot);
+}
+
+TEST(Options, VerifyTakesAnInterval) {
+  auto result = parse({"run", "--kernel=k", "--dbt-verify=1000"});
+  ASSERT_TRUE(result) << result.error().to_string();
+  EXPECT_EQ(result->run->dbt_verify, 1000u);
 }
 
 // An argument that looks like an option is still the value of the option before it.

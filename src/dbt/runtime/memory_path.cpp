@@ -171,9 +171,11 @@ ThunkResult Runtime::memory_after(uint64_t return_address, AfterStore after) {
   Context& c = context_;
   access_return_ = return_address;
   if (bounce_.active && bounce_.x87_store) {
-    uint16_t status;
+    // Invalid operation, overflow and underflow suppress the store; an inexact result is stored. [SDM-1 8.5]
+    uint16_t status, control;
     asm volatile("fnstsw %0" : "=m"(status));
-    const bool suppressed = status & 0x80;
+    asm volatile("fnstcw %0" : "=m"(control));
+    const bool suppressed = status & ~control & 0x1f;
     if (suppressed) bounce_.active = false;
     if (bounce_.refused && !suppressed) {  // the store would have happened: undo the instruction and fault
       bounce_.active = false;
