@@ -80,6 +80,11 @@ Fallible<CodeTarget> real_mode_target(Context& context, uint16_t selector, uint6
   return CodeTarget{code, offset};
 }
 
+uint64_t target_rip(const Context& context, const Segment& code, uint64_t offset) {
+  bool wide = (context.state.long_mode_active() && code.long_mode()) || !context.cpu_model->intel();
+  return wide ? offset : offset & 0xffffffff;
+}
+
 Fallible<void> check_rip(const Context& context, const Segment& code, uint64_t rip, uint32_t ext) {
   bool wide = context.state.long_mode_active() && code.long_mode();
   if (wide ? !is_canonical(rip) : rip > code.limit) return raise(kGeneralProtection, ext);
@@ -97,11 +102,13 @@ bool within_limit(const Segment& segment, uint64_t offset, unsigned size_bytes) 
 
 // ---- stacks ----
 
-StackCursor StackCursor::current(Context& context) {
+StackCursor StackCursor::current(Context& context) { return current(context, context.state.code64()); }
+
+StackCursor StackCursor::current(Context& context, bool for_code64) {
   const cpu::CpuState& state = context.state;
   StackCursor cursor{.context = context, .segment = state.segment[cpu::kSs]};
   cursor.sp = state.gpr[cpu::kRsp];
-  cursor.long_mode = state.code64();
+  cursor.long_mode = for_code64;
   cursor.mask = cursor.long_mode ? ~uint64_t{0} : cursor.segment.default_big() ? 0xffffffff : 0xffff;
   cursor.mmu = current_mmu(context);
   return cursor;
@@ -129,10 +136,14 @@ Fallible<void> StackCursor::push(uint64_t value, unsigned size_bytes) {
   return {};
 }
 
-Fallible<uint64_t> StackCursor::pop(unsigned size_bytes) {
-  uint64_t linear = GUEST_TRY(address(sp & mask, size_bytes, Access::kRead));
+Fallible<uint64_t> StackCursor::peek(uint64_t offset, unsigned size_bytes) const {
+  uint64_t linear = GUEST_TRY(address((sp + offset) & mask, size_bytes, Access::kRead));
   if (mmu == MmuIndex::kUser) GUEST_TRY(check_alignment(context, linear, size_bytes));
-  uint64_t value = GUEST_TRY(read_linear(context, linear, size_bytes, mmu));
+  return read_linear(context, linear, size_bytes, mmu);
+}
+
+Fallible<uint64_t> StackCursor::pop(unsigned size_bytes) {
+  uint64_t value = GUEST_TRY(peek(0, size_bytes));
   sp = (sp + size_bytes) & mask;
   return value;
 }

@@ -23,11 +23,8 @@ Fallible<FarPointer> far_pointer(Context& context, const Insn& insn) {
   if (!insn.has_memory)
     return FarPointer{static_cast<uint16_t>(insn.imm2), static_cast<uint64_t>(insn.imm) & size_mask(offset_bytes)};
   FarPointer pointer;
-  uint64_t linear = GUEST_TRY(operand_address(context, insn, offset_bytes + 2, Access::kRead));
-  std::byte bytes[10];
-  GUEST_TRY(read_linear_bytes(context, linear, bytes, offset_bytes + 2, current_mmu(context)));
-  pointer.offset = load_host(bytes, offset_bytes);
-  pointer.selector = static_cast<uint16_t>(load_host(bytes + offset_bytes, 2));
+  pointer.offset = GUEST_TRY(read_memory_operand(context, insn, offset_bytes));
+  pointer.selector = static_cast<uint16_t>(GUEST_TRY(read_memory_operand(context, insn, 2, offset_bytes)));
   return pointer;
 }
 
@@ -40,6 +37,7 @@ Fallible<CodeTarget> direct_target(Context& context, Descriptor& code, uint64_t 
     return raise(kGeneralProtection, error);
   if (!code.present()) return raise(kSegmentNotPresent, error);
   Segment segment = to_segment(code, static_cast<uint16_t>((code.selector & 0xfffc) | cpl));
+  offset = target_rip(context, segment, offset);
   GUEST_TRY(check_rip(context, segment, offset));
   GUEST_TRY(set_descriptor_type_bits(context, code, 1));
   return CodeTarget{segment, offset};
@@ -157,7 +155,8 @@ Fallible<Next> transfer(Context& context, const Insn& insn, bool call) {
   Descriptor descriptor = GUEST_TRY(read_descriptor(context, pointer.selector));
   if (descriptor.is_code()) {
     CodeTarget target = GUEST_TRY(direct_target(context, descriptor, pointer.offset));
-    StackCursor stack = StackCursor::current(context);
+    // A CALL that leaves 64-bit code pushes by the rules of where it goes.
+    StackCursor stack = StackCursor::current(context, context.state.code64() && (!call || descriptor.long_mode()));
     if (call)
       GUEST_TRY(push_return(stack, context.state.segment[cpu::kCs].selector, next_rip(context, insn), insn.operand_size));
     commit_call(context, stack, target.segment, target.rip);

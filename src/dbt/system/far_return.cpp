@@ -73,6 +73,20 @@ uint64_t popped_stack_pointer(const Context& context, const Segment& stack, bool
   return mask == 0xffff ? (context.state.gpr[cpu::kRsp] & ~uint64_t{0xffff}) | (sp & 0xffff) : sp & mask;
 }
 
+// An offset and a selector on the stack, as far transfers and stack switches leave them. Of the selector's slot
+// only two bytes are read, and they before the offset: that shows in faults.
+struct FarWord {
+  uint64_t offset = 0;
+  uint16_t selector = 0;
+};
+Fallible<FarWord> pop_far(StackCursor& stack, unsigned size) {
+  FarWord word;
+  word.selector = static_cast<uint16_t>(GUEST_TRY(stack.peek(size, 2)));
+  word.offset = GUEST_TRY(stack.peek(0, size));
+  stack.sp += 2 * size;
+  return word;
+}
+
 Fallible<Next> ret_real(Context& context, unsigned size, uint64_t release) {
   StackCursor stack = StackCursor::current(context);
   uint64_t rip = GUEST_TRY(stack.pop(size));
@@ -86,16 +100,15 @@ Fallible<Next> ret_real(Context& context, unsigned size, uint64_t release) {
 
 Fallible<Next> ret_protected(Context& context, unsigned size, uint64_t release) {
   StackCursor stack = StackCursor::current(context);
-  uint64_t rip = GUEST_TRY(stack.pop(size));
-  auto selector = static_cast<uint16_t>(GUEST_TRY(stack.pop(size)));
+  auto [rip, selector] = GUEST_TRY(pop_far(stack, size));
   Descriptor code = GUEST_TRY(return_code(context, selector));
-  Return target{.code = to_segment(code, selector), .rip = rip};
+  Return target{.code = to_segment(code, selector)};
+  target.rip = rip = target_rip(context, target.code, rip);
   bool to_code64 = context.state.long_mode_active() && code.long_mode();
   unsigned cpl = selector & 3;
   stack.sp += release;
   if (cpl > context.state.cpl()) {
-    uint64_t rsp = GUEST_TRY(stack.pop(size));
-    auto stack_selector = static_cast<uint16_t>(GUEST_TRY(stack.pop(size)));
+    auto [rsp, stack_selector] = GUEST_TRY(pop_far(stack, size));
     target.stack = GUEST_TRY(return_stack(context, stack_selector, cpl, to_code64));
     target.changes_stack = true;
     target.rsp = popped_stack_pointer(context, target.stack, to_code64, rsp + release);
@@ -161,18 +174,18 @@ Fallible<Next> iret_protected(Context& context, unsigned size) {
   cpu::CpuState& state = context.state;
   bool from_code64 = state.code64();
   StackCursor stack = StackCursor::current(context);
-  uint64_t rip = GUEST_TRY(stack.pop(size));
-  auto selector = static_cast<uint16_t>(GUEST_TRY(stack.pop(size)));
-  uint64_t flags = GUEST_TRY(stack.pop(size));
+  uint64_t flags = GUEST_TRY(stack.peek(2 * size, size));
+  auto [rip, selector] = GUEST_TRY(pop_far(stack, size));
+  stack.sp += size;
   if (size == 4 && (flags & rf::kVm) && !state.long_mode_active() && state.cpl() == 0)
     return iret_to_v86(context, stack, rip, selector, flags);
   Descriptor code = GUEST_TRY(return_code(context, selector));
-  Return target{.code = to_segment(code, selector), .rip = rip};
+  Return target{.code = to_segment(code, selector)};
+  target.rip = rip = target_rip(context, target.code, rip);
   bool to_code64 = state.long_mode_active() && code.long_mode();
   unsigned cpl = selector & 3;
   if (from_code64 || cpl > state.cpl()) {
-    uint64_t rsp = GUEST_TRY(stack.pop(size));
-    auto stack_selector = static_cast<uint16_t>(GUEST_TRY(stack.pop(size)));
+    auto [rsp, stack_selector] = GUEST_TRY(pop_far(stack, size));
     target.stack = GUEST_TRY(return_stack(context, stack_selector, cpl, to_code64));
     target.changes_stack = true;
     target.rsp = popped_stack_pointer(context, target.stack, to_code64, rsp);

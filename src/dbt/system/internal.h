@@ -160,6 +160,8 @@ struct CodeTarget {
 };
 // CS:RIP in real or virtual-8086 mode.
 Fallible<CodeTarget> real_mode_target(Context& context, uint16_t selector, uint64_t offset);
+// What a 64-bit offset means in `code`: Intel's processors load EIP with its low half outside 64-bit code.
+uint64_t target_rip(const Context& context, const cpu::Segment& code, uint64_t offset);
 // RIP must be canonical in 64-bit code, else within the limit. #GP(ext).
 Fallible<void> check_rip(const Context& context, const cpu::Segment& code, uint64_t rip, uint32_t ext = 0);
 
@@ -175,9 +177,12 @@ struct StackCursor {
   uint32_t fault_code = 0;       // error code of the #SS that a bad stack raises
 
   static StackCursor current(Context& context);
+  // The present SS as code of the given kind uses it.
+  static StackCursor current(Context& context, bool for_code64);
   Fallible<uint64_t> address(uint64_t offset, unsigned size_bytes, Access access) const;
   Fallible<void> push(uint64_t value, unsigned size_bytes);
   Fallible<uint64_t> pop(unsigned size_bytes);
+  Fallible<uint64_t> peek(uint64_t offset, unsigned size_bytes) const;  // at the stack pointer + offset
   // Value for RSP: a 16-bit stack keeps the upper bits of the present RSP.
   uint64_t merged(uint64_t rsp) const { return (sp & mask) | (mask == 0xffff ? rsp & ~uint64_t{0xffff} : 0); }
 };

@@ -85,12 +85,11 @@ RHEA_SYSTEM_FUNCTION(mov_segment) {
 RHEA_SYSTEM_FUNCTION(load_far_pointer) {
   unsigned size = insn.operand_size;
   if (size == 8 && !context.cpu_model->intel()) size = 4;  // AMD has no m16:64
-  uint64_t linear = GUEST_TRY(operand_address(context, insn, size + 2, Access::kRead));
-  std::byte bytes[10];
-  GUEST_TRY(read_linear_bytes(context, linear, bytes, size + 2, current_mmu(context)));
+  uint64_t offset = GUEST_TRY(read_memory_operand(context, insn, size));
+  uint64_t selector = GUEST_TRY(read_memory_operand(context, insn, 2, size));
   unsigned segment = far_segment(insn.row);
-  GUEST_TRY(load_segment(context, segment, static_cast<uint16_t>(load_host(bytes + size, 2))));
-  write_register(context, insn.operands[0].reg, insn.operand_size, load_host(bytes, size));
+  GUEST_TRY(load_segment(context, segment, static_cast<uint16_t>(selector)));
+  write_register(context, insn.operands[0].reg, insn.operand_size, offset);
   return finish(context, insn, after_segment_load(context, segment, InterruptShadow::kNone));
 }
 

@@ -59,11 +59,20 @@ Fallible<uint64_t> read_at(Context& context, const Insn& insn, uint64_t offset, 
   return read_linear(context, linear, size, current_mmu(context));
 }
 
+// The addresses of all selected elements are checked before any page is.
+Fallible<void> check_addresses(Context& context, const Insn& insn, unsigned size, unsigned count, unsigned mask, uint64_t base, Access access) {
+  for (unsigned i = 0; i < count; ++i)
+    if (mask_bit(context, mask, i, size))
+      GUEST_TRY(linear_address(context, insn.mem.segment, wrap_offset(base + i * size, insn.mem.address_size), size, access));
+  return {};
+}
+
 Fallible<void> masked_load(Context& context, const Insn& insn, unsigned size) {
   const unsigned destination = insn.operands[0].reg, mask = insn.operands[1].reg;
   const unsigned count = insn.operands[0].size_bytes / size;
   uint64_t values[8] = {};
   const uint64_t base = operand_offset(context, insn);
+  GUEST_TRY(check_addresses(context, insn, size, count, mask, base, Access::kRead));
   for (unsigned i = 0; i < count; ++i)
     if (mask_bit(context, mask, i, size)) values[i] = GUEST_TRY(read_at(context, insn, base + i * size, size));
   for (unsigned i = 0; i < (injected(context, 74) ? count : 32 / size); ++i) write_element(context, destination, i, size, i < count ? values[i] : 0);
@@ -72,6 +81,7 @@ Fallible<void> masked_load(Context& context, const Insn& insn, unsigned size) {
 
 Fallible<void> masked_store(Context& context, const Insn& insn, unsigned size, unsigned count, unsigned mask, unsigned source, uint64_t base) {
   const MmuIndex mmu = current_mmu(context);
+  GUEST_TRY(check_addresses(context, insn, size, count, mask, base, Access::kWrite));
   for (const bool store : {false, true}) {  // nothing is written if anything faults
     for (unsigned i = 0; i < count; ++i) {
       if (!mask_bit(context, mask, i, size) && (store || !injected(context, 75))) continue;
@@ -88,13 +98,16 @@ Fallible<void> masked_store(Context& context, const Insn& insn, unsigned size, u
 Fallible<void> masked_bytes(Context& context, const Insn& insn) {
   const bool mmx = insn.operands[0].kind == OperandKind::kMmx;
   const unsigned count = mmx ? 8 : 16;
-  if (mmx) enter_mmx(context);
+  // An unmasked exception of an earlier x87 instruction comes first. [SDM-3A 12.5]
+  if (mmx && (load_host(context.state.xsave.data() + 2, 2) & 0x80) && (context.state.cr0 & cpu::cr0::kNe)) return raise(kX87Error);
   std::byte* source = mmx ? context.state.xsave.data() + kX87Offset + 16 * insn.operands[0].reg : lane(context, insn.operands[0].reg, 0);
   std::byte* mask = mmx ? context.state.xsave.data() + kX87Offset + 16 * insn.operands[1].reg : lane(context, insn.operands[1].reg, 0);
   const MmuIndex mmu = current_mmu(context);
   // The address is checked whatever the mask says; pages only where it selects a byte.
   const uint64_t first = wrap_offset(context.state.gpr[cpu::kRdi], insn.mem.address_size);
-  if (const auto address = linear_address(context, insn.mem.segment, first, count, Access::kWrite); !address) return std::unexpected(address.error());
+  const uint64_t first_linear = GUEST_TRY(linear_address(context, insn.mem.segment, first, count, Access::kWrite));
+  GUEST_TRY(check_alignment(context, first_linear, count));
+  if (mmx) enter_mmx(context);
   for (const bool store : {false, true}) {
     for (unsigned i = 0; i < count; ++i) {
       if (!(load_host(mask + i, 1) & 0x80)) continue;

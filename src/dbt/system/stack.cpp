@@ -46,6 +46,17 @@ Fallible<Next> push_segment(Context& context, const Insn& insn, uint16_t selecto
   return finish(context, insn);
 }
 
+// They read no more than these either.
+Fallible<Next> pop_segment(Context& context, const Insn& insn, unsigned segment) {
+  StackCursor stack = StackCursor::current(context);
+  unsigned read = context.cpu_model->intel() ? 2 : insn.operand_size;
+  uint64_t selector = GUEST_TRY(stack.pop(read));
+  stack.sp += insn.operand_size - read;
+  GUEST_TRY(load_segment(context, segment, static_cast<uint16_t>(selector)));
+  commit(context, stack);
+  return finish(context, insn, after_segment_load(context, segment, InterruptShadow::kForStack));
+}
+
 }  // namespace
 
 namespace op {
@@ -101,14 +112,10 @@ RHEA_SYSTEM_FUNCTION(push) {
 
 RHEA_SYSTEM_FUNCTION(pop) {
   const Operand& operand = insn.operands[0];
+  if (operand.kind == OperandKind::kSegment) return pop_segment(context, insn, operand.reg);
   StackCursor stack = StackCursor::current(context);
   uint64_t value = GUEST_TRY(stack.pop(insn.operand_size));
   uint64_t old_rsp = context.state.gpr[cpu::kRsp];
-  if (operand.kind == OperandKind::kSegment) {
-    GUEST_TRY(load_segment(context, operand.reg, static_cast<uint16_t>(value)));
-    commit(context, stack);
-    return finish(context, insn, after_segment_load(context, operand.reg, InterruptShadow::kForStack));
-  }
   // An address or register that uses RSP sees the incremented one. [SDM-2B POP]
   commit(context, stack);
   if (Fallible<void> written = write_operand(context, insn, operand, value, insn.operand_size); !written) {
@@ -130,6 +137,7 @@ RHEA_SYSTEM_FUNCTION(enter) {
   for (unsigned i = 1; i < level; ++i) {
     display -= size;
     uint64_t linear = GUEST_TRY(stack.address(display & stack.mask, size, Access::kRead));
+    GUEST_TRY(check_alignment(context, linear, size));
     uint64_t pointer = GUEST_TRY(read_linear(context, linear, size, stack.mmu));
     GUEST_TRY(stack.push(pointer, size));
   }
@@ -137,6 +145,7 @@ RHEA_SYSTEM_FUNCTION(enter) {
   stack.sp -= allocation;
   // The final stack must be writable. [SDM-2A ENTER]
   uint64_t top = GUEST_TRY(stack.address(stack.sp & stack.mask, size, Access::kWrite));
+  GUEST_TRY(check_alignment(context, top, size));
   GUEST_TRY(probe_write(context, top, size, stack.mmu));
   write_register(context, cpu::kRbp, size, frame);
   commit(context, stack);

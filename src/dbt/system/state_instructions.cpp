@@ -20,12 +20,14 @@ class GuestArea {
         mmu_(current_mmu(context)),
         host_(static_cast<std::byte*>(tlb_lookup(context, linear, size_bytes, access, mmu_))) {}
 
+  // All of it lies in one page that may be accessed.
+  bool direct() const { return host_ != nullptr; }
   Fallible<void> write(unsigned offset, const std::byte* data, unsigned size_bytes) {
     if (host_ != nullptr) {
       copy_bytes(host_ + offset, data, size_bytes);
       return {};
     }
-    return write_linear_bytes(context_, linear_ + offset, data, size_bytes, mmu_);
+    return write_linear_bytes(context_, wrap_linear(context_, linear_ + offset), data, size_bytes, mmu_);
   }
   Fallible<void> write_value(unsigned offset, uint64_t value, unsigned size_bytes) {
     std::byte bytes[8];
@@ -37,7 +39,7 @@ class GuestArea {
       copy_bytes(out, host_ + offset, size_bytes);
       return {};
     }
-    return read_linear_bytes(context_, linear_ + offset, out, size_bytes, mmu_);
+    return read_linear_bytes(context_, wrap_linear(context_, linear_ + offset), out, size_bytes, mmu_);
   }
 
  private:
@@ -47,19 +49,21 @@ class GuestArea {
   std::byte* host_;
 };
 
-// Checks alignment, segment and (for writes) the pages of the whole area.
-Fallible<GuestArea> open_area(Context& context, const Insn& insn, unsigned size_bytes, Access access, unsigned alignment) {
+// Checks alignment and segment of the area and the pages of what follows the first `skipped` bytes.
+Fallible<GuestArea> open_area(Context& context, const Insn& insn, unsigned size_bytes, Access access, unsigned alignment,
+                              unsigned skipped = 0) {
   uint64_t linear = GUEST_TRY(operand_address(context, insn, size_bytes, access));
   // Where alignment checks are on, what is not even aligned to four bytes raises #AC instead.
   GUEST_TRY(check_alignment(context, linear, 4));
   if (linear & (alignment - 1)) return gp0();
-  if (access == Access::kWrite) {
-    GUEST_TRY(probe_write(context, linear, size_bytes, current_mmu(context)));
-  } else {
+  GuestArea area(context, linear, size_bytes, access);
+  if (!area.direct()) {
+    uint64_t last = wrap_linear(context, linear + size_bytes - 1);
+    linear = wrap_linear(context, linear + skipped);
     GUEST_TRY(translate(context, linear, access, current_mmu(context)));
-    GUEST_TRY(translate(context, wrap_linear(context, linear + size_bytes - 1), access, current_mmu(context)));
+    if ((linear ^ last) & ~(memory::kPageSize - 1)) GUEST_TRY(translate(context, last, access, current_mmu(context)));
   }
-  return GuestArea(context, linear, size_bytes, access);
+  return area;
 }
 
 // ---- components ----
@@ -144,8 +148,9 @@ void load_x87(Context& context, const std::byte* legacy, bool wide) {
   store_host(live + 5, 0, 1);
   zero_bytes(live + kFop, kMxcsr - kFop);  // the host's pointers mean nothing
   context.fpu_fop = static_cast<uint16_t>(load_host(legacy + kFop, 2) & 0x7ff);
-  context.fpu_fip = load_host(legacy + kFip, wide ? 8 : 4);
-  context.fpu_fdp = load_host(legacy + kFdp, wide ? 8 : 4);
+  // Pointers are kept as wide as linear addresses are.
+  context.fpu_fip = wide ? static_cast<uint64_t>(sign_extend(load_host(legacy + kFip, 6), 6)) : load_host(legacy + kFip, 4);
+  context.fpu_fdp = wide ? static_cast<uint64_t>(sign_extend(load_host(legacy + kFdp, 6), 6)) : load_host(legacy + kFdp, 4);
   mark_in_use(context, kX87Component);
 }
 
@@ -201,7 +206,8 @@ Fallible<Next> save(Context& context, const Insn& insn, SaveKind kind) {
   uint64_t saved = kind == SaveKind::kPlain ? wanted : wanted & used;
   uint64_t layout = compact ? wanted | kCompacted : 0;
   bool mxcsr = compact ? (saved & kSseComponent) != 0 : (wanted & (kSseComponent | kAvxComponent)) != 0;
-  GuestArea area = GUEST_TRY(open_area(context, insn, area_end(context, saved, layout), Access::kWrite, 64));
+  unsigned skipped = mxcsr || (saved & kX87Component) ? 0 : kLegacyBytes;
+  GuestArea area = GUEST_TRY(open_area(context, insn, area_end(context, saved, layout), Access::kWrite, 64, skipped));
   uint64_t state_bv = wanted & used;
   if (!compact) {
     std::byte old[8];
@@ -304,8 +310,9 @@ Fallible<Next> restore(Context& context, const Insn& insn, bool supervisor) {
   GuestArea head = GUEST_TRY(open_area(context, insn, kExtendedStart, Access::kRead, 64));
   Header header = GUEST_TRY(read_header(context, head, supervisor));
   uint64_t loaded = wanted & header.state_bv;
-  GuestArea area = GUEST_TRY(open_area(context, insn, area_end(context, loaded, header.layout), Access::kRead, 64));
   bool compact = header.layout & kCompacted;
+  // In the standard format the processor looks at all that could be asked for, in its initial state or not.
+  GuestArea area = GUEST_TRY(open_area(context, insn, area_end(context, compact ? loaded : wanted, header.layout), Access::kRead, 64));
   bool mxcsr = compact ? (loaded & kSseComponent) != 0 : (wanted & (kSseComponent | kAvxComponent)) != 0;
   save_vectors(context);
   Restored restored;

@@ -284,12 +284,16 @@ Fallible<Next> compare(const Job& job, RunFunction run) {
     uint64_t limit = job.context.state.rflags & cpu::rflags::kTf ? 1 : count;
     Fallible<bool> over = run(job, limit);
     if (!over) {
-      // Registers stay at the element that faulted, flags go back to those before the instruction. [SDM-2B REP]
+      // Registers stay at the element that faulted, flags go back to those before the instruction, as they do for
+      // an event between iterations. [SDM-2B REP]
       job.context.arith_flags = flags_before;
       return std::unexpected(over.error());
     }
     if (*over || !repeats(job.insn)) break;
-    if (job.count() != 0 && must_leave_repeat(job.context)) return leave_repeat(job.context);
+    if (job.count() != 0 && must_leave_repeat(job.context)) {
+      job.context.arith_flags = flags_before;
+      return leave_repeat(job.context);
+    }
   }
   return finish(job.context, job.insn);
 }
