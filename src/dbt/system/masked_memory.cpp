@@ -106,7 +106,7 @@ Fallible<void> masked_bytes(Context& context, const Insn& insn) {
   // The address is checked whatever the mask says; pages only where it selects a byte.
   const uint64_t first = wrap_offset(context.state.gpr[cpu::kRdi], insn.mem.address_size);
   const uint64_t first_linear = GUEST_TRY(linear_address(context, insn.mem.segment, first, count, Access::kWrite));
-  GUEST_TRY(check_alignment(context, first_linear, count));
+  GUEST_TRY(check_alignment(context, first_linear, 8));  // of both forms
   if (mmx) enter_mmx(context);
   for (const bool store : {false, true}) {
     for (unsigned i = 0; i < count; ++i) {

@@ -62,7 +62,11 @@ Fallible<uint64_t> linear_address(Context& context, unsigned segment, uint64_t o
   const Segment& hidden = context.state.segment[segment];
   if (context.state.code64()) {
     uint64_t linear = offset + (segment == cpu::kFs || segment == cpu::kGs ? hidden.base : 0);
-    if (!is_canonical(linear) || !is_canonical(linear + size_bytes - 1)) return segment_fault(segment);
+    if (!is_canonical(linear)) return segment_fault(segment);
+    if (!is_canonical(linear + size_bytes - 1)) {  // #AC comes before what lies beyond the first byte
+      if (size_bytes <= 8) GUEST_TRY(check_alignment(context, linear, size_bytes));
+      return segment_fault(segment);
+    }
     return linear;
   }
   if (context.state.protected_mode() && !context.state.virtual8086()) {
