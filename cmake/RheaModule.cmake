@@ -14,9 +14,10 @@ function(rhea_module name)
     set(scope INTERFACE)
   endif()
   target_include_directories(rhea_${name} ${scope} ${PROJECT_SOURCE_DIR}/src)
-  # Clang refuses libstdc++'s headers with that option; its builds serve fuzzing and analysis and run no guest.
-  if(ARG_GENERAL_REGS_ONLY AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
-    set_source_files_properties(${ARG_GENERAL_REGS_ONLY} PROPERTIES COMPILE_OPTIONS "-mgeneral-regs-only")
+  # Clang refuses libstdc++'s headers with that option; it has one that keeps it from using those registers by itself.
+  if(ARG_GENERAL_REGS_ONLY)
+    set_source_files_properties(${ARG_GENERAL_REGS_ONLY} PROPERTIES
+      COMPILE_OPTIONS "$<IF:$<CXX_COMPILER_ID:GNU>,-mgeneral-regs-only,-mno-implicit-float>")
   endif()
   foreach(dep IN LISTS ARG_DEPS)
     target_link_libraries(rhea_${name} ${scope} ${dep})

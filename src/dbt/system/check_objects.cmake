@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-# Fails if an object file of dbt/system touches vector registers or calls libc's string functions, which do:
-# that code runs while the guest's vector state is live. Run with -DOBJDUMP=... -DOBJECTS=<list>.
+# Fails if an object file of dbt/system, or of dbt/runtime's side of translated code, touches vector registers or calls
+# libc's string functions, which do: that code runs while the guest's vector state is live. (memory_path.cpp calls memcpy,
+# but with that state put away.) Run with -DOBJDUMP=... -DOBJECTS=<list>.
 set(bad "")
 set(count 0)
 foreach(object IN LISTS OBJECTS)
-  if(NOT object MATCHES "/system/")
+  if(NOT object MATCHES "/system/|/runtime/(block|dispatch|invalidate|mode|services|tlb)\\.cpp")
     continue()
   endif()
   math(EXPR count "${count} + 1")
@@ -16,9 +17,9 @@ foreach(object IN LISTS OBJECTS)
   endif()
 endforeach()
 if(count EQUAL 0)
-  message(FATAL_ERROR "no object files of dbt/system given")
+  message(FATAL_ERROR "no object files of dbt given")
 endif()
 if(bad)
-  message(FATAL_ERROR "vector registers or libc string functions in dbt/system (copy with copy_bytes() instead):\n${bad}")
+  message(FATAL_ERROR "vector registers or libc string functions in dbt (copy with copy_bytes() instead):\n${bad}")
 endif()
-message(STATUS "${count} object files of dbt/system use general registers only")
+message(STATUS "${count} object files of dbt use general registers only")

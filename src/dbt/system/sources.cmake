@@ -50,7 +50,7 @@ set_source_files_properties(${RHEA_DBT_SYSTEM_SOURCES} PROPERTIES COMPILE_FLAGS 
 rhea_test(dbt_system SOURCES ${RHEA_DBT_SYSTEM_TESTS} DEPS rhea_dbt rhea_cpu rhea_isa rhea_io rhea_memory rhea_testing)
 rhea_fuzz(dbt_system SOURCES system/system_fuzz.cpp system/machine_fake_test.cpp
   DEPS rhea_dbt rhea_cpu rhea_isa rhea_io rhea_memory rhea_testing GTest::gtest)
-if(BUILD_TESTING AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND NOT RHEA_SANITIZE)
+if(BUILD_TESTING AND NOT RHEA_SANITIZE)
   add_test(NAME dbt_general_registers
     COMMAND ${CMAKE_COMMAND} -DOBJDUMP=${CMAKE_OBJDUMP} "-DOBJECTS=$<TARGET_OBJECTS:rhea_dbt>"
             -P ${CMAKE_CURRENT_SOURCE_DIR}/system/check_objects.cmake)

@@ -16,8 +16,7 @@ namespace {
 
 constexpr uint32_t kHeaderMagic = 0x1badb002, kLoaderMagic = 0x2badb002;
 constexpr uint64_t kSearchBytes = 8192;
-constexpr uint32_t kFlagAlignModules = 1u << 0, kFlagMemoryInfo = 1u << 1, kFlagVideoMode = 1u << 2,
-                   kFlagAddresses = 1u << 16;
+constexpr uint32_t kFlagAlignModules = 1u << 0, kFlagMemoryInfo = 1u << 1, kFlagVideoMode = 1u << 2;
 constexpr uint32_t kRequiredFlags = 0xffff, kKnownFlags = kFlagAlignModules | kFlagMemoryInfo;
 constexpr uint32_t kInfoMemory = 1u << 0, kInfoCommandLine = 1u << 2, kInfoModules = 1u << 3, kInfoMap = 1u << 6,
                    kInfoLoaderName = 1u << 9;
