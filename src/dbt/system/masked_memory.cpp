@@ -5,6 +5,7 @@
 // element is never touched and never faults. [SDM-2C VMASKMOV, VPMASKMOV, VPGATHERDD ff., SDM-2B MASKMOVDQU]
 #include "dbt/inject_bug.h"
 #include "dbt/system/internal.h"
+#include "dbt/system/repeat.h"
 
 namespace rhea::dbt {
 
@@ -120,21 +121,25 @@ Fallible<void> masked_bytes(Context& context, const Insn& insn) {
   return {};
 }
 
-// Each finished element clears its part of the mask, so that a fault resumes where it stopped.
-Fallible<void> gather(Context& context, const Insn& insn, unsigned index_size, unsigned size) {
+// Each finished element clears its part of the mask, so that a fault resumes where it stopped. A trap pending for
+// what is done so far goes before the fault. [SDM-2C VPGATHERDD]
+Fallible<Next> gather(Context& context, const Insn& insn, unsigned index_size, unsigned size) {
   const unsigned destination = insn.operands[0].reg, mask = insn.operands[2].reg, index = insn.mem.index;
   if (destination == mask || destination == index || mask == index) return undefined();
   const unsigned width = insn.vex_l ? 32 : 16;
   const unsigned count = width / (index_size > size ? index_size : size);
   const uint64_t base = operand_offset(context, insn);
   const uint64_t all_ones = size_mask(size);
+  bool progress = false;
   for (unsigned i = 0; i < 32 / size; ++i)
     write_element(context, mask, i, size, i < width / size && mask_bit(context, mask, i, size) ? all_ones : 0);
   for (unsigned i = 0; i < count; ++i) {
     if (!mask_bit(context, mask, i, size)) continue;
     const auto displacement = static_cast<uint64_t>(sign_extend(read_element(context, index, i, index_size), injected(context, 76) ? 8 : index_size)) * insn.mem.scale;
     const auto value = read_at(context, insn, base + displacement, size);
+    if (!value && progress && (context.state.rflags & cpu::rflags::kTf)) return leave_repeat(context);
     if (!value) return std::unexpected(value.error());
+    progress = true;
     write_element(context, destination, i, size, *value);
     write_element(context, mask, i, size, 0);
     for (unsigned j = width / size; j < 32 / size; ++j) write_element(context, destination, j, size, 0);
@@ -143,10 +148,10 @@ Fallible<void> gather(Context& context, const Insn& insn, unsigned index_size, u
     write_element(context, mask, i, size, 0);
     if (i >= count) write_element(context, destination, i, size, 0);
   }
-  return {};
+  return Next::kContinue;
 }
 
-Fallible<void> run(Context& context, const Insn& insn) {
+Fallible<void> run_whole(Context& context, const Insn& insn) {
   const unsigned last = insn.operands[2].reg, width = insn.operands[0].size_bytes;
   switch (insn.row) {
     case RowId::MASKMOVQ_Pq_Nq: case RowId::MASKMOVDQU_Vdq_Udq: case RowId::VMASKMOVDQU_Vdq_Udq: return masked_bytes(context, insn);
@@ -156,24 +161,33 @@ Fallible<void> run(Context& context, const Insn& insn) {
       return masked_store(context, insn, 4, width / 4, insn.operands[1].reg, last, operand_offset(context, insn));
     case RowId::VMASKMOVPD_Mx_Hx_Vx: case RowId::VPMASKMOVQ_Mx_Hx_Vx:
       return masked_store(context, insn, 8, width / 8, insn.operands[1].reg, last, operand_offset(context, insn));
+    default: return undefined();
+  }
+}
+
+// kDispatch: left in the middle for a trap.
+Fallible<Next> run(Context& context, const Insn& insn) {
+  switch (insn.row) {
     case RowId::VPGATHERDD_Vx_Kd_Hx: case RowId::VGATHERDPS_Vx_Kd_Hx: return gather(context, insn, 4, 4);
     case RowId::VPGATHERDQ_Vx_Kq_Hx: case RowId::VGATHERDPD_Vx_Kq_Hx: return gather(context, insn, 4, 8);
     case RowId::VPGATHERQD_Vdq_Kd_Hdq: case RowId::VGATHERQPS_Vdq_Kd_Hdq: return gather(context, insn, 8, 4);
     case RowId::VPGATHERQQ_Vx_Kq_Hx: case RowId::VGATHERQPD_Vx_Kq_Hx: return gather(context, insn, 8, 8);
-    default: return undefined();
+    default: break;
   }
+  GUEST_TRY(run_whole(context, insn));
+  return Next::kContinue;
 }
 
 }  // namespace
 
 Fallible<Next> execute_masked_memory(Context& context, const Insn& insn) {
-  Fallible<void> done;
+  Fallible<Next> done = Next::kContinue;
   // The elements are worked on in the saved image, which is live again afterwards; devices may be called meanwhile.
   with_vectors_saved(context, [&] {
     done = run(context, insn);
     mark_vectors_in_use(context);  // a gather that faults keeps the elements it has; the others have changed nothing
   });
-  if (!done) return std::unexpected(done.error());
+  if (!done || *done == Next::kDispatch) return done;
   return finish(context, insn);
 }
 
