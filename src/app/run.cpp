@@ -63,6 +63,7 @@ class Session {
   std::unique_ptr<base::EventLoop> loop_;
   std::unique_ptr<base::SignalWatch> signals_;
   std::unique_ptr<Console> console_;
+  std::unique_ptr<Console> debugcon_;
   std::unique_ptr<io::Clock> clock_;
   std::unique_ptr<Machine> machine_;
   std::unique_ptr<Debugger> debugger_;
@@ -127,10 +128,10 @@ Status Session::create_machine() {
   machine_options.board.serial[0] = console_.get();
   machine_options.board.debug_exit = options_.debug_exit;
   if (!options_.debugcon.empty()) {
-    int fd = debugcon_file_ ? debugcon_file_.get() : STDOUT_FILENO;
-    machine_options.board.debugcon = [fd](std::span<const std::byte> data) {
-      [[maybe_unused]] Status written = base::write_all(fd, data);  // a broken sink is not the guest's affair
-    };
+    // A console of its own: a reader that stalls must not keep the VM from ending.
+    const int fd = debugcon_file_ ? debugcon_file_.get() : STDOUT_FILENO;
+    debugcon_ = RHEA_TRY(Console::create(*loop_, {.output_fd = fd}));
+    machine_options.board.debugcon = [this](std::span<const std::byte> data) { debugcon_->write(data); };
   }
   machine_ = RHEA_TRY(Machine::create(std::move(machine_options), {.loop = *loop_,
                                                                    .log = log_,
@@ -143,6 +144,7 @@ Status Session::create_machine() {
 // Event loop's thread.
 void Session::end_machine() {
   if (console_) console_->stop_waiting();
+  if (debugcon_) debugcon_->stop_waiting();
   if (machine_) machine_->request_stop();
 }
 

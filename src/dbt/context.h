@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The per-vCPU context of the translator: everything translated code reaches through the gs register.
+// The per-vCPU context of the translator: everything translated code reaches through RSP.
 //
 // Inside the code cache pinned guest registers, arithmetic flags, x87, vector registers and MXCSR are in
 // the host's own; at every call of a C++ function they are in the context: GPRs in state.gpr, arithmetic
@@ -44,8 +44,9 @@ inline constexpr unsigned kJumpCacheSlots = 16;
 
 // Tags are negated so that translated code can compare without touching the flags. Zero means unused: as a
 // tag it could only match page (or RIP) 0, whose index is 0, or an access that wraps from the last page to it,
-// whose index is the last; for these two invalid_tag() is a non-canonical value.
-inline constexpr uint64_t invalid_tag(uint32_t index) { return index != 0 && index != 0xffff ? 0 : uint64_t{1} << 62; }
+// whose index is the last. For these two invalid_tag() is one that matches only page -0x2000 (index 0xfffe) or
+// RIP -0x2000 (index 0xe000). So no address ever hits an entry that was not filled for it.
+inline constexpr uint64_t invalid_tag(uint32_t index) { return index != 0 && index != 0xffff ? 0 : 0x2000; }
 
 struct DataTlb {
   std::array<uint64_t, kTlbEntries> read_tag;   // -(virtual page address)

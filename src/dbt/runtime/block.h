@@ -26,8 +26,7 @@ struct Link {
 struct HostPoint {
   uint32_t host_offset;   // from Block::code_start
   uint16_t guest_offset;  // from code_base (up to 4095 + 15)
-  uint8_t guest_length : 4;
-  uint8_t stack_access : 1;  // its memory operand goes through SS
+  uint8_t guest_length;
   uint8_t index;          // of the instruction in the block
 };
 
@@ -94,7 +93,6 @@ class BlockMap {
  public:
   BlockMap();
   Block* find(uint64_t physical, uint32_t mode, uint64_t second_page = kNoPage) const;
-  // A straddling block of this key whatever its second page; nullptr if none.
   void insert(Block* block);
   void remove(Block* block);
   Block* page_head(uint64_t page) const;  // page: guest-physical page address

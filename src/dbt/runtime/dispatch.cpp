@@ -32,6 +32,11 @@ uint64_t Runtime::linear_ip(uint64_t rip) const {
   return (rip + context_.state.segment[kCs].base) & 0xffffffff;
 }
 
+uint64_t Runtime::next_page(uint64_t linear) const {
+  const uint64_t next = (linear | 0xfff) + 1;
+  return context_.state.code64() ? next : next & 0xffffffff;
+}
+
 void Runtime::deliver_pending_interrupt() {
   struct Request {
     Context* context;
@@ -43,6 +48,13 @@ void Runtime::deliver_pending_interrupt() {
   call_with_vectors_saved(context_, [](void* argument) {
     auto& r = *static_cast<Request*>(argument);
     Context& c = *r.context;
+    // One processor and no SMM: SMIs and SIPIs have no meaning. INIT is a reset, as a triple fault is on a PC.
+    while (c.lapic->pending() == cpu::LapicEvent::kSmi && c.lapic->take_smi()) {}
+    while (c.lapic->pending() == cpu::LapicEvent::kSipi && c.lapic->take_sipi()) {}
+    if (c.lapic->pending() == cpu::LapicEvent::kInit && c.lapic->take_init()) {
+      c.exit_reason = ExitReason::kShutdown;
+      return;
+    }
     // A blocked NMI waits in the processor, where it does not hide interrupts.
     while (c.lapic->pending() == cpu::LapicEvent::kNmi && c.lapic->take_nmi()) c.state.nmi_pending = true;
     if (c.state.nmi_pending && !c.state.nmi_blocked) {
@@ -129,6 +141,8 @@ ThunkResult Runtime::dispatch() {
     if (debugger_step) word |= mode::kTrap;
     const uint64_t rip = c.state.rip = mask_ip(c.state.rip, word);
     const uint64_t linear = linear_ip(rip);
+    if (c.state.halted) [[unlikely]] return leave(ExitReason::kHalted);  // nothing has woken it
+    const bool beyond_limit = !mode::code64(word) && rip > c.state.segment[kCs].limit;
     if (!breakpoints_.empty()) [[unlikely]] {
       if (skip_breakpoint_ != linear) {
         for (const uint64_t breakpoint : breakpoints_)
@@ -139,7 +153,7 @@ ThunkResult Runtime::dispatch() {
       }
       skip_breakpoint_ = ~uint64_t{0};
     }
-    if (mode::code64(word) && !canonical(rip)) [[unlikely]] {
+    if (beyond_limit || (mode::code64(word) && !canonical(rip))) [[unlikely]] {
       ++counters_.exceptions;
       if (deliver_exception(c, Exception{.vector = kGeneralProtection, .has_error_code = true}) == Next::kShutdown)
         return leave(ExitReason::kShutdown);
@@ -165,7 +179,7 @@ ThunkResult Runtime::dispatch() {
       }, &request);
       block = request.block;
       if (!block) {  // the first instruction crosses into a page that cannot be fetched
-        const auto second = fetch_address((linear | 0xfff) + 1);
+        const auto second = fetch_address(next_page(linear));
         if (!second) {
           ++counters_.exceptions;
           if (deliver_exception(c, second.error()) == Next::kShutdown) return leave(ExitReason::kShutdown);
@@ -176,7 +190,7 @@ ThunkResult Runtime::dispatch() {
     c.mode = word;
     c.state.rflags &= ~cpu::rflags::kRf;  // holds for one instruction, and only matters to what it would be stopped by
     step_guest_ = c.state.rflags & cpu::rflags::kTf;
-    if (options_.opt_level > 0 && block->valid && !(word & (mode::kOneInstruction | mode::kTrap))) fill_jump_cache(rip, word, block);
+    if (options_.opt_level > 0 && block->valid && breakpoints_.empty() && !(word & (mode::kOneInstruction | mode::kTrap))) fill_jump_cache(rip, word, block);
     return {kActionResume, block->indirect_entry};
   }
 }
@@ -186,7 +200,7 @@ Block* Runtime::find_block(uint64_t rip, uint64_t physical, uint32_t word) {
   if (block) return block;
   // A straddling instruction's translation also depends on where the next page lies.
   if ((physical & 0xfff) <= 0x1000 - 15) return nullptr;
-  const auto second = fetch_address((linear_ip(rip) | 0xfff) + 1);
+  const auto second = fetch_address(next_page(linear_ip(rip)));
   return second ? blocks_.find(physical, word, *second & ~uint64_t{0xfff}) : nullptr;
 }
 
@@ -203,7 +217,7 @@ ThunkResult Runtime::dispatch_link(Link* link) {
     if (target && target->valid && target->indirect_entry == result.value && target->mode == link->mode &&
         (target->physical & 0xfff) == static_cast<uint64_t>(link->target_offset) &&
         (target->physical & ~uint64_t{0xfff}) == (link->from->physical & ~uint64_t{0xfff}) &&
-        link->from->second_page == kNoPage && !link->to)
+        link->from->second_page == kNoPage && !link->to && (target->second_page == kNoPage || (target->mode & mode::kFlat)))
       this->link(link, target);
   }
   return result;
@@ -299,6 +313,7 @@ ThunkResult Runtime::run_system(const InsnRecord* record, uint64_t) {
         return {kActionContinue, 0};
       return dispatch();
     case Next::kHalt:
+      if (c.step_pending && step_guest_) return dispatch();  // the trap comes before the halt
       c.state.halted = true;
       ++counters_.halts;
       return leave(ExitReason::kHalted);

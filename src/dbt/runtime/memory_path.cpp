@@ -53,12 +53,6 @@ const Runtime::RamPiece* Runtime::find_ram(uint64_t physical) const {
   return nullptr;
 }
 
-std::byte* Runtime::ram_pointer(uint64_t physical, unsigned size) const {
-  const RamPiece* piece = find_ram(physical);
-  if (!piece || !piece->meta || piece->end - physical < size) return nullptr;
-  return piece->host + (physical - piece->start);
-}
-
 // An access that must fault. A store of the x87 that raises an unmasked exception does not happen at all, and
 // then nothing faults: such a store runs against the bounce buffer first. [SDM-1 8.5, 8.6]
 ThunkResult Runtime::refuse_access(const Exception& exception, uint64_t linear, uint32_t info, uint64_t return_address) {
@@ -79,6 +73,7 @@ ThunkResult Runtime::memory_access(uint64_t linear, uint32_t info, uint64_t retu
   ++counters_.tlb_misses;
   access_return_ = return_address;
   c.code_invalidated = 0;
+  bounce_.active = false;  // of an instruction that faulted natively after it was armed
   if (const uint64_t alignment = info >> kInfoAlignmentShift; alignment && (linear & (alignment - 1)))
     return fault_at(Exception{.vector = kGeneralProtection, .has_error_code = true}, return_address);
   const auto canonical = [](uint64_t address) { return static_cast<uint64_t>(static_cast<int64_t>(address << 16) >> 16) == address; };

@@ -20,6 +20,7 @@ namespace rhea::dbt {
 
 namespace {
 constexpr uint64_t kMinimumCacheBytes = uint64_t{1} << 20;
+constexpr uint64_t kMaximumCacheBytes = uint64_t{1} << 30;  // blocks and thunks reach each other with 32-bit displacements
 // A block never needs more than this: checked after every block.
 constexpr uint64_t kBlockRoomBytes = uint64_t{128} << 10;
 }  // namespace
@@ -28,7 +29,8 @@ Runtime::Runtime(Context& context, const RuntimeOptions& options, CodeCache cach
     : context_(context), options_(options), cache_(std::move(cache)) {}
 
 Result<std::unique_ptr<Runtime>> Runtime::create(Context& context, const RuntimeOptions& options) {
-  if (options.code_cache_bytes < kMinimumCacheBytes) return fail(ErrorCode::kInvalidArgument, "the code cache needs at least 1 MiB");
+  if (options.code_cache_bytes < kMinimumCacheBytes || options.code_cache_bytes > kMaximumCacheBytes)
+    return fail(ErrorCode::kInvalidArgument, "the code cache takes from 1 MiB to 1 GiB");
   if (!__builtin_cpu_supports("bmi2") || !__builtin_cpu_supports("avx2"))
     return fail(ErrorCode::kUnsupported, "the dbt engine needs a host processor with AVX2 and BMI2 (x86-64-v3)");
   CodeCache cache = RHEA_TRY(CodeCache::create(options.code_cache_bytes));
@@ -40,6 +42,10 @@ Result<std::unique_ptr<Runtime>> Runtime::create(Context& context, const Runtime
   runtime->thunks_ = emit_thunks(emitter, context);
   runtime->cache_.commit(emitter.position());
   runtime->cache_.set_reset_point();
+  if (!options.perf_map.empty()) {
+    runtime->perf_map_ = RHEA_TRY(PerfMap::create(options.perf_map));
+    runtime->name_thunks();
+  }
   runtime->log_storage_.reset(new uint32_t[6 * size_t{kFillLogCapacity}]);
   runtime->code_global_.reset(new uint8_t[kTlbEntries]());
   uint32_t* storage = runtime->log_storage_.get();
@@ -59,6 +65,20 @@ Result<std::unique_ptr<Runtime>> Runtime::create(Context& context, const Runtime
   context.physical->add_listener(runtime.get());
   context.memory->add_observer(runtime.get());
   return runtime;
+}
+
+// The thunks follow one another from the start of the code cache.
+void Runtime::name_thunks() {
+  std::vector<std::pair<uint64_t, std::string_view>> starts = {
+      {reinterpret_cast<uint64_t>(thunks_.enter), "rhea_enter"}, {thunks_.exit, "rhea_exit"},
+      {thunks_.dispatch, "rhea_dispatch"}, {thunks_.branch, "rhea_branch"}, {thunks_.link, "rhea_link"},
+      {thunks_.memory, "rhea_memory"}, {thunks_.memory_after, "rhea_memory_after"}, {thunks_.system, "rhea_system"},
+      {thunks_.segment, "rhea_segment"}, {thunks_.raise, "rhea_raise"}, {thunks_.budget, "rhea_budget"},
+      {thunks_.native_fault, "rhea_native_fault"}};
+  std::ranges::sort(starts);
+  const uint64_t end = cache_.exec_base() + cache_.used();
+  for (size_t i = 0; i < starts.size(); ++i)
+    perf_map_->add(starts[i].first, (i + 1 < starts.size() ? starts[i + 1].first : end) - starts[i].first, starts[i].second);
 }
 
 Runtime::~Runtime() {
@@ -105,7 +125,9 @@ void Runtime::mark_code_page(uint64_t page) {
 Block* Runtime::translate(uint64_t rip, uint64_t physical, uint32_t word) {
   // The tables of very small blocks may outgrow their code.
   if (cache_.room() < kBlockRoomBytes || arena_.bytes() > options_.code_cache_bytes || cache_flush_wanted_) flush_cache();
-  return translator_->translate(rip, physical, word);
+  Block* const block = translator_->translate(rip, physical, word);
+  if (perf_map_ && block) perf_map_->add_block(block->code_start, block->code_end - block->code_start, rip, word);
+  return block;
 }
 
 void Runtime::register_block(Block* block) {
@@ -137,7 +159,13 @@ void Runtime::flush_cache() {
 
 void Runtime::on_write(memory::GuestPhysAddr start, uint64_t length_bytes) {
   std::lock_guard lock(remote_mutex_);
-  remote_writes_.emplace_back(start.value, length_bytes);
+  if (!remote_writes_.empty() && remote_writes_.back().first + remote_writes_.back().second == start.value) {
+    remote_writes_.back().second += length_bytes;
+  } else if (remote_writes_.size() < kMaximumRemoteWrites) {
+    remote_writes_.emplace_back(start.value, length_bytes);
+  } else {
+    remote_writes_overflowed_ = true;
+  }
   remote_pending_.store(true, std::memory_order_release);
   request_exit();
 }
@@ -147,8 +175,10 @@ void Runtime::drain_remote_writes() {
   {
     std::lock_guard lock(remote_mutex_);
     writes.swap(remote_writes_);
+    cache_flush_wanted_ |= std::exchange(remote_writes_overflowed_, false);
     remote_pending_.store(false, std::memory_order_release);
   }
+  if (cache_flush_wanted_) flush_cache();  // the dispatcher is between blocks here
   for (const auto& [start, length] : writes) invalidate(start, length);
 }
 
@@ -172,10 +202,6 @@ bool Runtime::on_fault(int, void*, void* ucontext_pointer) {
     case kDivideError: case kInvalidOpcode: case kGeneralProtection: case kX87Error: case kSimdError: case kAlignmentCheck:
       native_.vector = static_cast<uint8_t>(regs[REG_TRAPNO]);
       break;
-    case kPageFault:
-      // A guest address beyond the canonical range plus a page's delta; anything else is our own bug.
-      native_.vector = kPageFault;
-      break;
     default:
       return false;
   }
@@ -187,7 +213,6 @@ bool Runtime::on_fault(int, void*, void* ucontext_pointer) {
       context_.state.gpr[gpr] = static_cast<uint64_t>(regs[kRegister[host]]);
   const auto flags = static_cast<uint64_t>(regs[REG_EFL]);
   context_.arith_flags = static_cast<uint32_t>(((flags & 0xd5) << 8) | (injected(context_, 66) ? 0 : (flags >> 11) & 1));
-  native_.address = static_cast<uint64_t>(regs[REG_R14]);
   regs[REG_RIP] = static_cast<greg_t>(thunks_.native_fault);
   return true;
 }

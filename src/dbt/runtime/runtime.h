@@ -19,6 +19,7 @@
 #include "dbt/mode.h"
 #include "dbt/runtime/block.h"
 #include "dbt/runtime/code_cache.h"
+#include "dbt/runtime/perf_map.h"
 #include "dbt/runtime/thunks.h"
 #include "dbt/system/system.h"
 
@@ -100,6 +101,8 @@ class Runtime final : public memory::WriteObserver, public io::ViewListener {
   void set_code_base(uint64_t rip, uint64_t physical) { context_.code_base = rip - (physical & 0xfff); }
   // Where an IP lies linearly (CS base, 32-bit wrap).
   uint64_t linear_ip(uint64_t rip) const;
+  // The page after the one that holds a linear address; wraps at 4 GiB outside 64-bit mode.
+  uint64_t next_page(uint64_t linear) const;
 
   // --- vectors saved (ordinary code) ---
   Block* translate(uint64_t rip, uint64_t physical, uint32_t mode);
@@ -110,8 +113,6 @@ class Runtime final : public memory::WriteObserver, public io::ViewListener {
   bool on_fault(int signo, void* info, void* ucontext);   // signal handler side; async-signal-safe
 
   void on_view_changed(const io::FlatView& view) override;  // vCPU thread, or while it is stopped
-  // Host address of [physical, physical+size) if it is RAM within one page, else nullptr. General registers only.
-  std::byte* ram_pointer(uint64_t physical, unsigned size) const;
 
   // WriteObserver: any thread.
   void on_write(memory::GuestPhysAddr start, uint64_t length_bytes) override;
@@ -134,6 +135,7 @@ class Runtime final : public memory::WriteObserver, public io::ViewListener {
 
  private:
   Runtime(Context& context, const RuntimeOptions& options, CodeCache cache);
+  void name_thunks();
   ThunkResult leave(ExitReason reason) {
     context_.exit_reason = reason;
     return {kActionResume, thunks_.exit};
@@ -160,6 +162,7 @@ class Runtime final : public memory::WriteObserver, public io::ViewListener {
   Arena arena_;
   std::vector<Block*> by_host_;       // in order of code_start
   std::unique_ptr<Translator> translator_;
+  std::unique_ptr<PerfMap> perf_map_;
   Counters counters_;
   bool cache_flush_wanted_ = false;
   bool x87_pointers_always_ = false;
@@ -214,7 +217,9 @@ class Runtime final : public memory::WriteObserver, public io::ViewListener {
 
   // Writes announced by other threads, applied before anything else happens on the vCPU.
   std::mutex remote_mutex_;
+  static constexpr size_t kMaximumRemoteWrites = 1024;
   std::vector<std::pair<uint64_t, uint64_t>> remote_writes_;
+  bool remote_writes_overflowed_ = false;  // too many to list: everything is dropped
   std::atomic<bool> remote_pending_{false};
   std::vector<uint64_t> breakpoints_;
   uint64_t skip_breakpoint_ = ~uint64_t{0};
@@ -222,7 +227,6 @@ class Runtime final : public memory::WriteObserver, public io::ViewListener {
   uint64_t access_return_ = 0;       // where the memory access being made will return to
   struct {
     uint64_t pc = 0;
-    uint64_t address = 0;   // scratch A at the fault: the guest address where the access has one
     uint8_t vector = 0;
   } native_;
   friend class BlockBuilder;

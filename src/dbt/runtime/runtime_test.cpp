@@ -4,7 +4,13 @@
 
 #include <gtest/gtest.h>
 
+#include <unistd.h>
+
 #include <chrono>
+#include <cstdio>
+#include <fstream>
+#include <sstream>
+#include <string>
 #include <thread>
 
 #include "dbt/runtime/runtime_fake.h"
@@ -288,6 +294,53 @@ TEST(Runtime, TheCodeCacheStartsAfreshWhenItIsFull) {
   EXPECT_EQ(guest.run(G::kFar), ExitReason::kHalted);
   EXPECT_EQ(guest.gpr(cpu::kRax), 12000u);
   EXPECT_GE(guest.runtime->counters().cache_flushes, 1u);
+}
+
+TEST(Runtime, ThePerfMapNamesThunksAndBlocks) {
+  const std::string path = testing::TempDir() + "/rhea-perf-map-" + std::to_string(getpid());
+  uint64_t start = 0, end = 0;
+  uint32_t word = 0;
+  {
+    RuntimeGuest guest({.code_cache_bytes = 4 << 20, .perf_map = path});
+    guest.put(G::kCode, kIncEax + kHlt);
+    guest.run(G::kCode);
+    word = guest.context().mode;
+    const Block* const block = guest.runtime->blocks().find(G::kCode, word);
+    ASSERT_NE(block, nullptr);
+    start = block->code_start;
+    end = block->code_end;
+  }
+  std::ifstream map(path);
+  std::vector<std::string> names;
+  bool found = false;
+  uint64_t last_end = 0;
+  for (std::string line; std::getline(map, line);) {
+    std::istringstream fields(line);
+    uint64_t at = 0, size = 0;
+    std::string name;
+    fields >> std::hex >> at >> size >> name;
+    ASSERT_TRUE(fields) << line;
+    EXPECT_GE(at, last_end);
+    EXPECT_GT(size, 0u);
+    last_end = at + size;
+    names.push_back(name);
+    std::ostringstream expected;
+    expected << "guest_" << std::hex << G::kCode << "_" << word;
+    if (name == expected.str()) {
+      found = true;
+      EXPECT_EQ(at, start);
+      EXPECT_EQ(at + size, end);
+    }
+  }
+  EXPECT_TRUE(found);
+  EXPECT_EQ(names.size(), 13u);
+  std::remove(path.c_str());
+}
+
+TEST(Runtime, APerfMapThatCannotBeWrittenIsAnError) {
+  auto map = PerfMap::create("/nonexistent/map");
+  ASSERT_FALSE(map);
+  EXPECT_NE(map.error().to_string().find("/nonexistent/map"), std::string::npos) << map.error().to_string();
 }
 
 // ---- exact counts ----

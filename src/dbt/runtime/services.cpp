@@ -64,19 +64,12 @@ void Runtime::latch_x87_pointers() {
 
 ThunkResult Runtime::native_fault() {
   ++counters_.native_faults;
+  bounce_.active = false;
   set_rip_from_host(native_.pc + 1);
   Exception exception{.vector = native_.vector};
   if (native_.vector == kSimdError && !(context_.state.cr4 & cpu::cr4::kOsxmmexcpt)) exception.vector = kInvalidOpcode;
-  if (native_.vector == kGeneralProtection || native_.vector == kPageFault) {
-    // #SS where the access went through SS with a non-canonical address; a misaligned one is #GP always.
-    exception.vector = kGeneralProtection;
-    exception.has_error_code = true;
-    const uint64_t address = native_.address;
-    const bool canonical = static_cast<uint64_t>(static_cast<int64_t>(address << 16) >> 16) == address;
-    const Block* block = block_of_host(native_.pc);
-    const HostPoint* point = block ? point_of_host(*block, native_.pc) : nullptr;
-    if (point && point->stack_access && !canonical) exception.vector = kStackFault;
-  }
+  // Addresses are checked before any access, so what is left for the host to refuse is a misaligned vector operand.
+  if (native_.vector == kGeneralProtection || native_.vector == kAlignmentCheck) exception.has_error_code = true;
   return resume_with(exception);
 }
 

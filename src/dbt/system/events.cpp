@@ -239,8 +239,10 @@ bool makes_double_fault(FaultClass first, FaultClass second) {
 // Delivers `event`; faults on the way become events of their own until one gets through or the processor
 // shuts down. `first` is the class of what is being delivered.
 Next deliver_with_faults(Context& context, Event event, FaultClass first) {
-  for (;;) {
-    Fallible<Next> result = deliver(context, event);
+  // A benign exception whose handler's own frame raises it again (#AC does) would go round for ever.
+  constexpr unsigned kMaximumRounds = 8;
+  for (unsigned round = 0;; ++round) {
+    Fallible<Next> result = round < kMaximumRounds ? deliver(context, event) : Next::kShutdown;
     if (result) {
       context.state.sti_shadow = false;
       context.state.mov_ss_shadow = false;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "cpu/cpu_model.h"
 #include "dbt/system/expect.h"
 #include "dbt/system/machine_fake.h"
 
@@ -209,6 +210,38 @@ TEST_F(FarTest, IretLongMode) {
   EXPECT_NEXT(machine.run({0x48, 0xcf}), Next::kDispatch);
   EXPECT_FALSE(state.code64());
   EXPECT_EQ(state.gpr[cpu::kRsp], 0xffffd000u);
+}
+
+TEST_F(FarTest, FramesAreReadFromTheirEnd) {
+  machine.enter_long_mode(0);
+  constexpr uint64_t kUnmapped = 0x7fff00000000;
+  state.gpr[cpu::kRsp] = kUnmapped;
+  auto far_return = machine.run({0x48, 0xcb});
+  ASSERT_FALSE(far_return.has_value());
+  EXPECT_EQ(far_return.error().address, kUnmapped + 8);
+  auto interrupt_return = machine.run({0x48, 0xcf});
+  ASSERT_FALSE(interrupt_return.has_value());
+  EXPECT_EQ(interrupt_return.error().address, kUnmapped + 16);
+}
+
+// From 64-bit code with a 64-bit offset: EIP is its low half, and a CALL pushes where ESP points.
+TEST_F(FarTest, WideTransfersToCompatibilityMode) {
+  machine.enter_long_mode(3);
+  if (!context.cpu_model->intel()) GTEST_SKIP() << "no m16:64";
+  constexpr uint32_t kPointer = 0x100000;
+  machine.write(kPointer, 0x1234'0000'2000, 8);
+  machine.write(kPointer + 8, FakeMachine::code32(3), 2);
+  EXPECT_NEXT(machine.run({0x48, 0xff, 0x2c, 0x25, 0x00, 0x00, 0x10, 0x00}), Next::kDispatch);
+  EXPECT_EQ(state.rip, 0x2000u);
+  EXPECT_FALSE(state.code64());
+  machine.enter_long_mode(3);
+  const uint64_t esp = FakeMachine::kStack[3];
+  state.gpr[cpu::kRsp] = 0x5'0000'0000 | esp;
+  const uint64_t next = state.rip + 8;
+  EXPECT_NEXT(machine.run({0x48, 0xff, 0x1c, 0x25, 0x00, 0x00, 0x10, 0x00}), Next::kDispatch);
+  EXPECT_EQ(state.rip, 0x2000u);
+  EXPECT_EQ(state.gpr[cpu::kRsp], esp - 16);
+  EXPECT_EQ(machine.read(esp - 16, 8), next);
 }
 
 TEST_F(FarTest, IretFaults) {

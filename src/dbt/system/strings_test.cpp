@@ -222,6 +222,16 @@ TEST_F(StringsTest, StopsForInterruptsBetweenRuns) {
   EXPECT_NEXT(machine.run({0xf3, 0xaa}), Next::kDispatch);
   EXPECT_NEXT(machine.run({0xf3, 0xaa}), Next::kContinue);
   EXPECT_FALSE(machine.context.rflags() & rf::kRf);
+  // Comparisons set the flags only when they are over.
+  machine.state.gpr[cpu::kRdi] = kWindow;
+  machine.state.gpr[cpu::kRcx] = 2;
+  machine.state.gpr[cpu::kRax] = machine.read(0x200000, 1) + 1;
+  machine.write(0x200001, machine.read(0x200000, 1), 1);
+  machine.context.set_rflags(rf::kFixed1 | rf::kTf | rf::kZf | rf::kOf);
+  EXPECT_NEXT(machine.run({0xf2, 0xae}), Next::kDispatch);
+  EXPECT_EQ(machine.context.rflags() & rf::kArithmetic, rf::kZf | rf::kOf);
+  EXPECT_NEXT(machine.run({0xf2, 0xae}), Next::kContinue);
+  EXPECT_EQ(machine.context.rflags() & (rf::kZf | rf::kOf), 0u);
 }
 
 TEST_F(StringsTest, ThirtyTwoBitCountsAndAlignment) {

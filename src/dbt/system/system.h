@@ -104,7 +104,6 @@ Fallible<Next> execute_masked_memory(Context& context, const isa::x86::Insn& ins
 
 // Handy pieces that translated code calls directly.
 Next syscall_instruction(Context& context, uint64_t next_rip);   // after checks; see execute_system
-// Called when CR0, CR3, CR4, EFER, CPL or a segment that the mode word covers changed.
 
 // ---- services that the runtime gives to this folder (runtime/services.cpp) ----
 struct FlushRequest {

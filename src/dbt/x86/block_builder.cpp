@@ -37,12 +37,7 @@ void BlockBuilder::defer(std::function<void()> emit) {
 
 void BlockBuilder::point() {
   const auto host = static_cast<uint32_t>(e_.exec_position() - block_->code_start);
-  const bool stack = insn_->has_memory && insn_->mem.segment == cpu::kSs;
-  const How translation = row_info(insn_->row).translation;
-  const bool implicit_stack = translation == How::kPush || translation == How::kPop || translation == How::kRet ||
-                              translation == How::kCallRel || translation == How::kCallInd || translation == How::kLeave;
-  points_.push_back({.host_offset = host, .guest_offset = static_cast<uint16_t>(offset_), .guest_length = insn_->length,
-                     .stack_access = stack || implicit_stack, .index = static_cast<uint8_t>(count_ - 1)});
+  points_.push_back({.host_offset = host, .guest_offset = static_cast<uint16_t>(offset_), .guest_length = insn_->length, .index = static_cast<uint8_t>(count_ - 1)});
 }
 
 BlockBuilder::Fetch BlockBuilder::fetch(Insn& insn) {
@@ -64,7 +59,7 @@ BlockBuilder::Fetch BlockBuilder::fetch(Insn& insn) {
   if (status == DecodeStatus::kNeedMore && available < kMaxLength) {
     if (count_ > 0) return Fetch::kStop;  // a straddling instruction is a block of its own
     const uint64_t linear = runtime_.linear_ip(rip_);
-    const auto second = runtime_.fetch_address((linear | 0xfff) + 1);
+    const auto second = runtime_.fetch_address(runtime_.next_page(linear));
     if (!second) return Fetch::kNoSecondPage;
     second_page_ = *second & ~uint64_t{0xfff};
     runtime_.mark_code_page(second_page_);
@@ -77,6 +72,7 @@ BlockBuilder::Fetch BlockBuilder::fetch(Insn& insn) {
   }
   insn = Insn{};
   insn.length = 1;
+  examined_ = kMaxLength;  // all of them decided that this is no instruction
   return status == DecodeStatus::kInvalid ? Fetch::kInvalid : Fetch::kTooLong;
 }
 
@@ -240,7 +236,7 @@ void BlockBuilder::finish() {
     const auto displacement = -static_cast<int32_t>(count_);
     std::memcpy(budget_site_[0], &displacement, 4);
   }
-  block_->guest_bytes = static_cast<uint16_t>(offset_ - page_offset_);
+  block_->guest_bytes = static_cast<uint16_t>(offset_ - page_offset_ + (examined_ ? examined_ - 1 : 0));
   flush_deferred();
   block_->second_page = second_page_;
   block_->code_end = e_.exec_position();

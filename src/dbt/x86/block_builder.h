@@ -125,6 +125,7 @@ class BlockBuilder {
   const Insn* insn_ = nullptr; // the current one
   bool ended_ = false;
   bool one_shot_ = false;
+  unsigned examined_ = 0;      // bytes that made the last instruction undecodable
   bool shadow_open_ = false;   // the instruction before was STI
   bool through_ss_ = false;    // the access being emitted goes through SS
   uint64_t second_page_ = kNoPage;

@@ -137,6 +137,9 @@ void DbtVcpu::request_stop() {
 
 // Would an interrupt, NMI or a stop end HLT now?
 bool DbtVcpu::wake_condition() {
+  // A blocked NMI waits in the processor, where it does not hide interrupts.
+  cpu::CpuState& state = context().state;
+  if (state.nmi_blocked && lapic_.pending() == cpu::LapicEvent::kNmi && lapic_.take_nmi()) state.nmi_pending = true;
   if (std::atomic_ref(runtime_->stop_requested).load(std::memory_order_acquire)) return true;
   switch (lapic_.pending()) {
     case cpu::LapicEvent::kNone: return false;
