@@ -24,16 +24,17 @@ constexpr uint8_t kFsSegment = 4;
 
 void choose_place(Rng& random, bool mode32, bool sequence, bool writable_code, Program& program) {
   program.mode32 = mode32;
+  const uint64_t view = !mode32 && random.chance(1, 2) ? kHighOffset : 0;
+  const Section code{.linear = kCodeLinear + view, .image_start = image_offset(BackingPage::kCode0), .room = kCodeRoom};
+  const Section writable{.linear = kSelfModifyingLinear + view, .image_start = image_offset(BackingPage::kSelfModifying), .room = kPage};
+  auto& [main, subroutine] = program.sections;
+  main = subroutine = code;
   if (writable_code && random.chance(1, 12)) {  // in a page that is written, too
-    program.linear = kSelfModifyingLinear + (!mode32 && random.chance(1, 2) ? kHighOffset : 0);
-    program.image_start = image_offset(BackingPage::kSelfModifying);
-    program.room = kPage;
-    program.section_start = {static_cast<uint16_t>(random.below(0x100)), kSubroutineOffset};
+    main = subroutine = writable;
+    main.start = static_cast<uint16_t>(random.below(0x100));
+    subroutine.start = kSubroutineOffset;
     return;
   }
-  program.linear = kCodeLinear + (!mode32 && random.chance(1, 2) ? kHighOffset : 0);
-  program.image_start = image_offset(BackingPage::kCode0);
-  program.room = kCodeRoom;
   // Over the border between the two code pages, up to the end of the second, at the start, or in the middle.
   const uint32_t choice = random.below(32);
   uint32_t start;
@@ -41,11 +42,14 @@ void choose_place(Rng& random, bool mode32, bool sequence, bool writable_code, P
   else if (choice < 10) start = 2 * kPage - 1 - random.below(sequence ? 150 : 14);
   else if (choice < 13) start = 0;
   else start = random.below(0x900);
-  program.section_start[0] = static_cast<uint16_t>(start);
-  const bool second_page = random.chance(1, 2);
-  program.section_start[1] = static_cast<uint16_t>(start >= kPage ? kSubroutineOffset : kSubroutineOffset + (second_page ? kPage : 0));
-  if (start + 600 > program.section_start[1] && start < program.section_start[1])
-    program.section_start[1] = static_cast<uint16_t>(kPage + kSubroutineOffset);
+  main.start = static_cast<uint16_t>(start);
+  if (writable_code && random.chance(1, 10)) {  // the page is data first, then code, then data again
+    subroutine = writable;
+    subroutine.start = kSubroutineOffset;
+    return;
+  }
+  const bool second_page = start < kPage && (random.chance(1, 2) || (start + 600 > kSubroutineOffset && start < kSubroutineOffset));
+  subroutine.start = static_cast<uint16_t>(kSubroutineOffset + (second_page ? kPage : 0));
 }
 
 GenerateOptions single_options(const Combo& combo, const RowInfo& info, Rng& random) {

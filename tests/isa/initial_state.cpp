@@ -59,7 +59,7 @@ std::vector<uint8_t> environment(unsigned word, Rng& random) {
 
 // Where a branch may go: somewhere in the code pages, which hold INT3 where nothing else is.
 uint64_t branch_target(Rng& random, const TestCase& test_case) {
-  const uint64_t view = test_case.program.linear & kHighOffset;
+  const uint64_t view = test_case.program.sections[0].linear & kHighOffset;
   switch (random.below(16)) {
     case 0: return view + kDataLinear + random.below(kPage);   // not executable
     case 1: return view + kCodeLinear + kCodeRoom + random.below(64);
@@ -68,9 +68,16 @@ uint64_t branch_target(Rng& random, const TestCase& test_case) {
   }
 }
 
+// MOV SS and POP SS hold debug traps off.
+bool loads_ss(const Insn& insn, const RowInfo& info) {
+  if (info.name == "MOV_Sw_Ew") return ((insn.modrm >> 3) & 7) == 2;
+  return info.name == "POP_SS" || info.name == "LSS_Gv_Mp";
+}
+
 void prepare_values(const Insn& insn, const RowInfo& info, Rng& random, MachineState& state) {
   auto& gpr = state.gpr;
   const std::string_view name = info.mnemonic;
+  if (loads_ss(insn, info) && random.chance(1, 2)) state.rflags |= kTrap;
   if (starts_with_any(name, {"div", "idiv"}) && random.chance(3, 4)) {
     const unsigned bits = insn.operand_size * 8u;
     if (insn.operand_size == 1) {
@@ -122,6 +129,8 @@ void aim_implicit(const RowInfo& info, Rng& random, const TestCase& test_case, M
     if (!(info.string || (info.implicit_read & 1u << kRdi))) return;
     state.gpr[kRdi] = random_target(random, 16, 0, mode32);
     state.gpr[kRsi] = random.chance(1, 2) ? random_target(random, 16, 0, mode32) : state.gpr[kRdi] + random.below(64) - 32;
+    // Two views of the same bytes defeat a processor's own check for overlapping strings.
+    if (!mode32 && info.string && ((state.gpr[kRsi] ^ state.gpr[kRdi]) & kHighOffset)) state.gpr[kRsi] ^= kHighOffset;
   }
   if (info.mnemonic == "xlat") state.gpr[kRbx] = random_target(random, 256, 0, mode32);
 }

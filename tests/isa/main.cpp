@@ -28,7 +28,7 @@ constexpr std::string_view kHelp = R"(usage: isa_conformance [options]
   --config NAME      optimised, reference, tiny-cache, tiny-tlb, native (the host against itself) or all: cases are
                      shared out among the four (default optimised)
   --inject-bug N     a build with RHEA_INJECT_BUGS: seeds bug N in the translator
-  --inject-all N     seeds bugs 1 to N one after the other and says which are caught
+  --inject-all A-B   seeds bugs A to B one after the other and says which are caught
   --jobs N           worker processes (default: one per processor)
   --self-check       test the harness: host against host, and against falsified results
   --max-reports N    failures to print in full (default 20)
@@ -41,7 +41,7 @@ struct Arguments {
   RunOptions run;
   std::optional<uint64_t> only_case;
   bool self_check = false, list = false;
-  int inject_bug = 0, inject_all = 0;
+  int inject_bug = 0, inject_first = 0, inject_last = 0;
   std::string config = "optimised";
 };
 
@@ -55,6 +55,14 @@ uint64_t number(std::string_view option, const char* text) {
   const uint64_t value = std::strtoull(text, &end, 0);
   if (end == text || *end) usage(fmt::format("{}: '{}' is not a number", option, text));
   return value;
+}
+
+void parse_range(std::string_view option, const char* text, Arguments& arguments) {
+  const std::string range = text;
+  const size_t dash = range.find('-');
+  if (dash == std::string::npos) usage(fmt::format("{}: '{}' is not a range A-B", option, text));
+  arguments.inject_first = static_cast<int>(number(option, range.substr(0, dash).c_str()));
+  arguments.inject_last = static_cast<int>(number(option, range.substr(dash + 1).c_str()));
 }
 
 Arguments parse(int argc, char** argv) {
@@ -77,7 +85,7 @@ Arguments parse(int argc, char** argv) {
     else if (option == "--time") arguments.run.seconds = static_cast<double>(number(option, value));
     else if (option == "--config") arguments.config = value;
     else if (option == "--inject-bug") arguments.inject_bug = static_cast<int>(number(option, value));
-    else if (option == "--inject-all") arguments.inject_all = static_cast<int>(number(option, value));
+    else if (option == "--inject-all") parse_range(option, value, arguments);
     else if (option == "--jobs") arguments.run.jobs = static_cast<unsigned>(number(option, value));
     else if (option == "--max-reports") arguments.run.max_reports = static_cast<unsigned>(number(option, value));
     else usage(fmt::format("{}: unknown option", option));
@@ -138,14 +146,26 @@ ExecutorFactory factory_for(std::string_view config, int inject_bug) {
 // A caught bug is a passed test.
 int inject_all(const CaseGenerator& generator, const Arguments& arguments) {
   uint64_t caught = 0, missed = 0;
-  for (int bug = 1; bug <= arguments.inject_all; ++bug) {
+  RunOptions healthy = arguments.run;
+  healthy.quiet = true;
+  healthy.config = arguments.config;
+  const RunResult baseline = run_all(generator, healthy, factory_for(arguments.config, 0));
+  print_summary(generator, baseline, healthy);
+  const std::set<uint64_t> known(baseline.failed_numbers.begin(), baseline.failed_numbers.end());
+  for (int bug = arguments.inject_first; bug <= arguments.inject_last; ++bug) {
     RunOptions options = arguments.run;
     options.quiet = true;
     options.stop_at_first_failure = true;
+    options.known_failures = &known;
+    options.patience_seconds = 3;
     options.config = arguments.config;
     const RunResult result = run_all(generator, options, factory_for(arguments.config, bug));
     const bool found = result.cases_failed > 0;
-    fmt::print("bug {:>3}: {} after {} cases, {:.1f} s\n", bug, found ? "caught" : "NOT CAUGHT", result.cases_passed, result.seconds);
+    fmt::print("bug {:>3}: {} after {} cases, {:.1f} s{}\n", bug, found ? "caught" : "NOT CAUGHT", result.cases_passed, result.seconds,
+               found && !result.failed_numbers.empty()
+                   ? fmt::format(", case {} {}", result.failed_numbers[0],
+                                 rhea::isa::x86::row_info(generator.combos()[generator.combo_of(result.failed_numbers[0])].row).name)
+                   : "");
     std::fflush(stdout);
     (found ? caught : missed)++;
   }
@@ -179,7 +199,7 @@ int main(int argc, char** argv) {
   const CaseGenerator generator(arguments.run.seed);
   if (arguments.list) return list(generator, arguments.run);
   if (arguments.self_check) return self_check(generator, arguments.run);
-  if (arguments.inject_all) return inject_all(generator, arguments);
+  if (arguments.inject_last) return inject_all(generator, arguments);
   if (arguments.only_case) {
     RunOptions options = arguments.run;
     options.config = arguments.config;

@@ -27,13 +27,12 @@ std::string listing(const TestCase& test_case, const Input& input) {
     if (item.dropped) continue;
     if (item.section != section) text += "  subroutine:\n";
     section = item.section;
-    const uint64_t offset = addresses[i] - program.linear;
-    const size_t length = offset < program.room ? std::min<size_t>(item.length, program.room - offset) : 0;
-    const auto* code = reinterpret_cast<const uint8_t*>(input.image.data()) + program.image_start + offset;
+    const std::span<const uint8_t> rest = code_at(program, input, addresses[i]);
+    const std::span<const uint8_t> code = rest.first(std::min<size_t>(item.length, rest.size()));
     std::string bytes;
-    for (size_t k = 0; k < length; ++k) bytes += fmt::format("{:02x}", code[k]);
+    for (const uint8_t byte : code) bytes += fmt::format("{:02x}", byte);
     Insn insn;
-    const bool decoded = decode(std::span(code, length), mode, insn) == rhea::isa::x86::DecodeStatus::kOk;
+    const bool decoded = decode(code, mode, insn) == rhea::isa::x86::DecodeStatus::kOk;
     text += fmt::format("  {:x}: {:<30} {}\n", addresses[i], bytes,
                         decoded ? rhea::isa::x86::disassemble(insn, addresses[i]) : std::string("(cut off or invalid)"));
   }

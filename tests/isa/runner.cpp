@@ -42,7 +42,7 @@ bool matches(std::string_view name, std::string_view pattern) {
 namespace {
 
 constexpr unsigned kMaxWorkers = 64;
-constexpr auto kPatience = std::chrono::seconds(30);
+constexpr size_t kMaxFailedNumbers = 1 << 16;
 
 struct ComboCount {
   std::atomic<uint32_t> passed, failed, inconclusive;
@@ -59,6 +59,8 @@ struct Board {
   std::atomic<uint32_t> reports;
   std::atomic<uint32_t> stop;
   WorkerState workers[kMaxWorkers];
+  std::atomic<uint32_t> failed_count;
+  uint64_t failed_numbers[kMaxFailedNumbers];
   ComboCount combos[];
 };
 
@@ -156,6 +158,15 @@ class Run {
     state.done = 1;
   }
 
+  // False for a failure that was known before.
+  bool note_failure(uint64_t number) {
+    if (options_.known_failures && options_.known_failures->contains(number)) return false;
+    const uint32_t index = board_->failed_count++;
+    if (index < kMaxFailedNumbers) board_->failed_numbers[index] = number;
+    if (options_.stop_at_first_failure) board_->stop = 1;
+    return true;
+  }
+
   void account(const TestCase& test_case, const Input& input, const Output& expected, const Output& actual, Executor& native, Executor& subject) {
     ComboCount& count = board_->combos[generator_.combo_of(test_case.number)];
     switch (judge(test_case, input, expected, actual, options_.ignore_x87_pointers)) {
@@ -167,7 +178,7 @@ class Run {
         return;
       case Verdict::kFailed: break;
     }
-    if (options_.stop_at_first_failure) board_->stop = 1;
+    if (!note_failure(test_case.number)) return;
     // One report per combination, and not too many.
     if (count.failed++ == 0 && !options_.quiet && board_->reports++ < options_.max_reports) {
       std::string text = investigate(test_case, native, subject, options_.config, options_.ignore_x87_pointers);
@@ -195,12 +206,13 @@ class Run {
           pids_[i] = -1;
           if (board_->workers[i].done || board_->stop) { --alive; continue; }
           died(i, status);
+          if (pids_[i] <= 0) { --alive; continue; }
           progress[i] = {board_->workers[i].position, Clock::now()};
           continue;
         }
         const uint64_t position = board_->workers[i].position;
         if (position != progress[i].first) progress[i] = {position, Clock::now()};
-        else if (Clock::now() - progress[i].second > kPatience) kill(pids_[i], SIGKILL);
+        else if (Clock::now() - progress[i].second > std::chrono::seconds(options_.patience_seconds)) kill(pids_[i], SIGKILL);
       }
     }
   }
@@ -210,9 +222,9 @@ class Run {
     ++deaths_;
     const uint64_t number = state.running;
     const size_t combo = generator_.combo_of(number);
-    ++board_->combos[combo].failed;
-    if (options_.stop_at_first_failure) board_->stop = 1;
-    if (!options_.quiet && board_->reports++ < options_.max_reports) {
+    const bool counts = note_failure(number);
+    board_->combos[combo].failed += counts;
+    if (counts && !options_.quiet && board_->reports++ < options_.max_reports) {
       TestCase test_case;
       Input& input = *scratch_;
       const bool hung = WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL;
@@ -226,12 +238,14 @@ class Run {
       std::fflush(stdout);
     }
     ++state.position;
-    start_worker(index);
+    if (!board_->stop) start_worker(index);
   }
 
   RunResult summarise() {
     RunResult result;
     result.executor_deaths = deaths_;
+    const size_t noted = std::min<size_t>(board_->failed_count, kMaxFailedNumbers);
+    result.failed_numbers.assign(board_->failed_numbers, board_->failed_numbers + noted);
     result.fewest_cases = ~0ull;
     for (const size_t i : selected_) {
       const ComboCount& count = board_->combos[i];

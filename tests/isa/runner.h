@@ -4,7 +4,9 @@
 
 #include <functional>
 #include <memory>
+#include <set>
 #include <string>
+#include <vector>
 
 #include "base/error.h"
 #include "tests/isa/case_generator.h"
@@ -26,6 +28,8 @@ struct RunOptions {
   bool stop_at_first_failure = false;
   bool ignore_x87_pointers = false;
   bool quiet = false, verbose = false;
+  unsigned patience_seconds = 30;         // for one case; then its executor is given up
+  const std::set<uint64_t>* known_failures = nullptr;  // cases that do not count
   std::string config = "native";
 };
 
@@ -34,6 +38,7 @@ struct RunResult {
   uint64_t combos_passed = 0, combos_failed = 0, combos_skipped = 0, combos_untested = 0;
   uint64_t fewest_cases = 0;    // of any combination that is not skipped
   double seconds = 0;
+  std::vector<uint64_t> failed_numbers;  // of cases; the first few thousand
 };
 
 bool matches(std::string_view name, std::string_view pattern);

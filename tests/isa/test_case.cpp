@@ -17,7 +17,7 @@ std::optional<size_t> image_offset_of(uint64_t linear) {
 
 std::vector<uint64_t> layout(const Program& program) {
   std::vector<uint64_t> addresses(program.items.size() + 1);
-  std::array<uint64_t, 2> at{program.linear + program.section_start[0], program.linear + program.section_start[1]};
+  std::array<uint64_t, 2> at{program.sections[0].linear + program.sections[0].start, program.sections[1].linear + program.sections[1].start};
   for (size_t i = 0; i < program.items.size(); ++i) {
     const Item& item = program.items[i];
     addresses[i] = at[item.section];
@@ -49,7 +49,8 @@ bool is_code(BackingPage page) {
 
 // An instruction that ends beyond the code pages is cut off: its fetch faults.
 bool place(const Program& program, const Item& item, uint64_t address, const std::vector<uint64_t>& addresses, Image& image) {
-  const uint64_t offset = address - program.linear;
+  const Section& section = program.sections[item.section];
+  const uint64_t offset = address - section.linear;
   std::array<uint8_t, 16> bytes = item.bytes;
   if (item.fixup != Fixup::kNone) {
     const uint64_t wanted = item.fixup == Fixup::kLinear ? item.address : addresses[item.target] + item.addend;
@@ -58,12 +59,21 @@ bool place(const Program& program, const Item& item, uint64_t address, const std
     if (item.fixup_size == 1 && (distance < -128 || distance > 127)) return false;
     std::memcpy(bytes.data() + item.fixup_offset, &value, item.fixup_size);
   }
-  if (offset < program.room)
-    std::memcpy(image.data() + program.image_start + offset, bytes.data(), std::min<uint64_t>(item.length, program.room - offset));
+  if (offset < section.room)
+    std::memcpy(image.data() + section.image_start + offset, bytes.data(), std::min<uint64_t>(item.length, section.room - offset));
   return true;
 }
 
 }  // namespace
+
+std::span<const uint8_t> code_at(const Program& program, const Input& input, uint64_t linear) {
+  for (const Section& section : program.sections) {
+    const uint64_t offset = linear - section.linear;
+    if (offset < section.room)
+      return {reinterpret_cast<const uint8_t*>(input.image.data()) + section.image_start + offset, section.room - offset};
+  }
+  return {};
+}
 
 bool build_input(const TestCase& test_case, Input& input) {
   const Program& program = test_case.program;
@@ -75,7 +85,7 @@ bool build_input(const TestCase& test_case, Input& input) {
   const std::vector<uint64_t> addresses = layout(program);
   for (size_t i = 0; i < program.items.size(); ++i)
     if (!program.items[i].dropped && !place(program, program.items[i], addresses[i], addresses, input.image)) return false;
-  input.state.rip = program.linear + program.section_start[0];
+  input.state.rip = program.sections[0].linear + program.sections[0].start;
   for (const Patch& patch : test_case.patches) {
     const size_t room = kImageBytes - std::min<size_t>(patch.image_offset, kImageBytes);
     if (patch.label >= 0)

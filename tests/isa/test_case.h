@@ -5,6 +5,7 @@
 #include <array>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -35,13 +36,18 @@ struct Item {
   bool dropped = false;
 };
 
+// Where a run of code lies.
+struct Section {
+  uint64_t linear = 0;     // of the first page, in the view that the code runs in
+  size_t image_start = 0;  // the same in the image
+  size_t room = 0;         // bytes from there that may hold code
+  uint16_t start = 0;      // offset of the first instruction
+};
+
 // Two runs of code: the main one and a subroutine.
 struct Program {
   bool mode32 = false;
-  uint64_t linear = 0;    // of the first code byte's page, in the view that the code runs in
-  size_t image_start = 0; // the same in the image
-  size_t room = 0;        // bytes from there that may hold code
-  std::array<uint16_t, 2> section_start{};  // offset of each section from `linear`
+  std::array<Section, 2> sections{};
   std::vector<Item> items;
 };
 
@@ -66,6 +72,9 @@ std::vector<uint64_t> layout(const Program& program);
 
 // Writes the complete input of an executor. False if the code does not fit its pages.
 bool build_input(const TestCase& test_case, Input& input);
+
+// The code bytes from a linear address to the end of its section; empty if no section is there.
+std::span<const uint8_t> code_at(const Program& program, const Input& input, uint64_t linear);
 
 // The arena page that holds a linear address, as an offset into the image.
 std::optional<size_t> image_offset_of(uint64_t linear);

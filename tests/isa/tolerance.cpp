@@ -22,10 +22,7 @@ using rhea::isa::x86::Translation;
 namespace {
 
 std::optional<Insn> instruction_at(const Program& program, const Input& input, uint64_t rip) {
-  const uint64_t offset = rip - program.linear;
-  if (offset >= program.room) return std::nullopt;
-  const auto* code = reinterpret_cast<const uint8_t*>(input.image.data()) + program.image_start + offset;
-  const std::span<const uint8_t> bytes(code, std::min<uint64_t>(15, program.room - offset));
+  const std::span<const uint8_t> bytes = code_at(program, input, rip);
   Insn insn;
   if (decode(bytes, program.mode32 ? CpuMode::k32 : CpuMode::k64, insn) != DecodeStatus::kOk) return std::nullopt;
   return insn;
