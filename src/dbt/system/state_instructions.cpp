@@ -307,13 +307,15 @@ Fallible<Next> restore(Context& context, const Insn& insn, bool supervisor) {
   if (supervisor) GUEST_TRY(require_cpl0(context));
   uint64_t enabled = context.state.xcr0 | (supervisor ? context.state.xss : 0);
   uint64_t wanted = instruction_mask(context) & enabled;
-  GuestArea head = GUEST_TRY(open_area(context, insn, kExtendedStart, Access::kRead, 64));
+  GuestArea head = GUEST_TRY(open_area(context, insn, kExtendedStart, Access::kRead, 64, kLegacyBytes));
   Header header = GUEST_TRY(read_header(context, head, supervisor));
   uint64_t loaded = wanted & header.state_bv;
   bool compact = header.layout & kCompacted;
   // In the standard format the processor looks at all that could be asked for, in its initial state or not.
-  GuestArea area = GUEST_TRY(open_area(context, insn, area_end(context, compact ? loaded : wanted, header.layout), Access::kRead, 64));
   bool mxcsr = compact ? (loaded & kSseComponent) != 0 : (wanted & (kSseComponent | kAvxComponent)) != 0;
+  uint64_t touched = compact ? loaded : wanted;
+  unsigned skipped = mxcsr || (touched & kX87Component) ? 0 : kLegacyBytes;
+  GuestArea area = GUEST_TRY(open_area(context, insn, area_end(context, touched, header.layout), Access::kRead, 64, skipped));
   save_vectors(context);
   Restored restored;
   GUEST_TRY(read_components(context, area, header, loaded, mxcsr, restored));

@@ -129,9 +129,10 @@ void reset_x87(Context& context) { set_environment(context, Environment{}); }
 
 // #AC by the size of the form's fields.
 Fallible<uint64_t> area_address(Context& context, const Insn& insn, unsigned size_bytes, Access access) {
-  uint64_t linear = GUEST_TRY(operand_address(context, insn, size_bytes, access));
-  GUEST_TRY(check_alignment(context, linear, wide_form(insn) ? 4 : 2));
-  return linear;
+  const unsigned field = wide_form(insn) ? 4 : 2;
+  uint64_t linear = GUEST_TRY(operand_address(context, insn, field, access));
+  GUEST_TRY(check_alignment(context, linear, field));
+  return operand_address(context, insn, size_bytes, access);
 }
 
 // FLDENV and FRSTOR wait: an unmasked exception of an earlier instruction comes first.
