@@ -106,28 +106,73 @@ bool Runtime::handle_requests(ThunkResult& result) {
   return false;
 }
 
+// The single-step trap of the instruction just finished. True: leave with `result`.
+bool Runtime::take_trap(ThunkResult& result) {
+  Context& c = context_;
+  c.step_pending = 0;
+  if (step_guest_) {  // TF as it was when the instruction began
+    step_guest_ = false;
+    ++counters_.exceptions;
+    if (deliver_exception(c, Exception{.vector = kDebugException, .dr6_bits = 0x4000}) == Next::kShutdown) {
+      result = leave(ExitReason::kShutdown);
+      return true;
+    }
+  }
+  if (debugger_step) result = leave(ExitReason::kDebug);
+  return debugger_step;
+}
+
+// True once for each arrival at a breakpoint: the next call lets the instruction run.
+bool Runtime::at_breakpoint(uint64_t linear) {
+  const bool skip = skip_breakpoint_ == linear;
+  skip_breakpoint_ = ~uint64_t{0};
+  if (skip) return false;
+  for (const uint64_t breakpoint : breakpoints_)
+    if (breakpoint == linear) {
+      skip_breakpoint_ = linear;
+      return true;
+    }
+  return false;
+}
+
+// The block at `rip` for mode word `word`, translated if need be; the exception that fetching it raises otherwise.
+Fallible<Block*> Runtime::obtain_block(uint64_t rip, uint32_t word) {
+  Context& c = context_;
+  const uint64_t linear = linear_ip(rip);
+  const bool outside = mode::code64(word) ? !canonical(rip) : rip > c.state.segment[kCs].limit;
+  if (outside) [[unlikely]] return raise(kGeneralProtection, 0);
+  for (;;) {
+    const auto physical = fetch_address(linear);
+    if (!physical) return std::unexpected(physical.error());
+    if (Block* block = find_block(rip, *physical, word)) return block;
+    struct Request {
+      Runtime* runtime;
+      uint64_t rip, physical;
+      uint32_t word;
+      Block* block;
+    } request{this, rip, *physical, word, nullptr};
+    call_with_vectors_saved(c, [](void* argument) {
+      auto& r = *static_cast<Request*>(argument);
+      r.block = r.runtime->translate(r.rip, r.physical, r.word);
+    }, &request);
+    if (request.block) return request.block;
+    // The first instruction crosses into a page that could not be fetched.
+    if (const auto second = fetch_address(next_page(linear)); !second) return std::unexpected(second.error());
+  }
+}
+
 ThunkResult Runtime::dispatch() {
   Context& c = context_;
+  ThunkResult result;
   for (;;) {
     ++counters_.dispatches;
-    if (c.step_pending) [[unlikely]] {
-      c.step_pending = 0;
-      if (step_guest_) {  // TF as it was when the instruction began
-        step_guest_ = false;
-        ++counters_.exceptions;
-        if (deliver_exception(c, Exception{.vector = kDebugException, .dr6_bits = 0x4000}) == Next::kShutdown) return leave(ExitReason::kShutdown);
-      }
-      if (debugger_step) return leave(ExitReason::kDebug);
-    }
+    if (c.step_pending && take_trap(result)) [[unlikely]] return result;
     const bool shadow = c.state.sti_shadow || (c.state.mov_ss_shadow && !injected(c, 47));
-    if (!shadow) {
-      if (std::atomic_ref(c.exit_request).load(std::memory_order_acquire) ||
-          (std::atomic_ref(c.irq_pending).load(std::memory_order_relaxed) && c.interrupt_flag)) {
-        ThunkResult result;
-        if (handle_requests(result)) return result;
-      }
-    }
+    const bool requested = std::atomic_ref(c.exit_request).load(std::memory_order_acquire) ||
+                           (std::atomic_ref(c.irq_pending).load(std::memory_order_relaxed) && c.interrupt_flag);
+    if (!shadow && requested && handle_requests(result)) return result;
     c.state.sti_shadow = c.state.mov_ss_shadow = false;
+    if (c.state.halted) [[unlikely]] return leave(ExitReason::kHalted);  // nothing has woken it
 
     uint32_t word = mode::current(c);
     if (shadow) word |= mode::kOneInstruction;
@@ -140,58 +185,19 @@ ThunkResult Runtime::dispatch() {
     }
     if (debugger_step) word |= mode::kTrap;
     const uint64_t rip = c.state.rip = mask_ip(c.state.rip, word);
-    const uint64_t linear = linear_ip(rip);
-    if (c.state.halted) [[unlikely]] return leave(ExitReason::kHalted);  // nothing has woken it
-    const bool beyond_limit = !mode::code64(word) && rip > c.state.segment[kCs].limit;
-    if (!breakpoints_.empty()) [[unlikely]] {
-      if (skip_breakpoint_ != linear) {
-        for (const uint64_t breakpoint : breakpoints_)
-          if (breakpoint == linear) {
-            skip_breakpoint_ = linear;
-            return leave(ExitReason::kDebug);
-          }
-      }
-      skip_breakpoint_ = ~uint64_t{0};
-    }
-    if (beyond_limit || (mode::code64(word) && !canonical(rip))) [[unlikely]] {
-      ++counters_.exceptions;
-      if (deliver_exception(c, Exception{.vector = kGeneralProtection, .has_error_code = true}) == Next::kShutdown)
-        return leave(ExitReason::kShutdown);
-      continue;
-    }
-    const auto physical = fetch_address(linear);
-    if (!physical) {
-      ++counters_.exceptions;
-      if (deliver_exception(c, physical.error()) == Next::kShutdown) return leave(ExitReason::kShutdown);
-      continue;
-    }
-    Block* block = find_block(rip, *physical, word);
+    if (!breakpoints_.empty() && at_breakpoint(linear_ip(rip))) [[unlikely]] return leave(ExitReason::kDebug);
+    const auto block = obtain_block(rip, word);
     if (!block) {
-      struct Request {
-        Runtime* runtime;
-        uint64_t rip, physical;
-        uint32_t word;
-        Block* block;
-      } request{this, rip, *physical, word, nullptr};
-      call_with_vectors_saved(c, [](void* argument) {
-        auto& r = *static_cast<Request*>(argument);
-        r.block = r.runtime->translate(r.rip, r.physical, r.word);
-      }, &request);
-      block = request.block;
-      if (!block) {  // the first instruction crosses into a page that cannot be fetched
-        const auto second = fetch_address(next_page(linear));
-        if (!second) {
-          ++counters_.exceptions;
-          if (deliver_exception(c, second.error()) == Next::kShutdown) return leave(ExitReason::kShutdown);
-        }
-        continue;
-      }
+      ++counters_.exceptions;
+      if (deliver_exception(c, block.error()) == Next::kShutdown) return leave(ExitReason::kShutdown);
+      continue;
     }
     c.mode = word;
     c.state.rflags &= ~cpu::rflags::kRf;  // holds for one instruction, and only matters to what it would be stopped by
     step_guest_ = c.state.rflags & cpu::rflags::kTf;
-    if (options_.opt_level > 0 && block->valid && breakpoints_.empty() && !(word & (mode::kOneInstruction | mode::kTrap))) fill_jump_cache(rip, word, block);
-    return {kActionResume, block->indirect_entry};
+    const bool cacheable = options_.opt_level > 0 && (*block)->valid && breakpoints_.empty();
+    if (cacheable && !(word & (mode::kOneInstruction | mode::kTrap))) fill_jump_cache(rip, word, *block);
+    return {kActionResume, (*block)->indirect_entry};
   }
 }
 

@@ -143,6 +143,9 @@ class Runtime final : public memory::WriteObserver, public io::ViewListener {
   bool handle_requests(ThunkResult& result);  // true: leave with `result`
   ThunkResult fault_at(const Exception& exception, uint64_t return_address);
   void settle_trap(isa::x86::RowId row);
+  bool take_trap(ThunkResult& result);
+  bool at_breakpoint(uint64_t linear);
+  Fallible<Block*> obtain_block(uint64_t rip, uint32_t word);
   ThunkResult refuse_access(const Exception& exception, uint64_t linear, uint32_t info, uint64_t return_address);
   void set_rip_from_host(uint64_t return_address);
   void correct_instruction_count(const Block& block, const HostPoint& point, unsigned executed);

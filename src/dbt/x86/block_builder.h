@@ -61,6 +61,20 @@ class BlockBuilder {
   // ---- copying (copy.cpp) ----
   void copy(const Insn& insn);
   void copy_with(const Insn& insn, const HostMem* mem);
+  // One field of an encoding that names a general register.
+  struct CopyField {
+    const isa::x86::Operand* operand = nullptr;
+    uint8_t host = 0;
+    bool spilled = false;  // the guest register lives in the context
+  };
+  struct CopyFields {
+    CopyField reg, rm, vvvv;
+    unsigned spilled = 0;
+  };
+  CopyFields map_fields(const Insn& insn, HostOpcode& code) const;
+  void load_spilled(CopyFields& fields, std::span<const uint8_t> temporaries);
+  void store_spilled(const CopyFields& fields);
+  void emit_copied(const Insn& insn, HostOpcode code, const CopyFields& fields, const HostMem* mem);
   void copy_high_byte(const Insn& insn, const HostMem* mem);
   HostOpcode opcode_of(const Insn& insn) const;
   void emit_immediate(const Insn& insn);

@@ -90,92 +90,67 @@ void BlockBuilder::copy(const Insn& insn) {
   access_operand(insn, memory->size_bytes, kind_of(*memory), [this, &insn](const HostMem& mem) { copy_with(insn, &mem); });
 }
 
-void BlockBuilder::copy_with(const Insn& insn, const HostMem* guest_mem) {
-  const isa::x86::RowInfo& row = row_info(insn.row);
-  for (unsigned i = 0; i < insn.operand_count; ++i)
-    if (insn.operands[i].kind == OperandKind::kGpr && insn.operands[i].high_byte) return copy_high_byte(insn, guest_mem);
-
-  HostMem mem = guest_mem ? *guest_mem : HostMem{};
-  HostOpcode code = opcode_of(insn);
-  const bool count_in_cl = row.translation == How::kShiftCl;
-  const bool rcx_in = count_in_cl || ((row.implicit_read & (1u << cpu::kRcx)) && !(injected(context_, 7) && insn.row == isa::x86::RowId::CMPXCHG8B));
-  const bool rcx_out = (row.implicit_write & (1u << cpu::kRcx)) && !(injected(context_, 8) && insn.map == 3);
-
-  // Which fields name general registers, and how many of those live in memory.
-  struct Field {
-    const Operand* operand = nullptr;
-    uint8_t host = 0;
-    bool spilled = false;
-  };
-  Field reg, rm, vvvv;
-  unsigned spilled = 0;
+// Finds the fields that name general registers, and which of those live in memory.
+BlockBuilder::CopyFields BlockBuilder::map_fields(const Insn& insn, HostOpcode& code) const {
+  CopyFields fields;
   for (unsigned i = 0; i < insn.operand_count; ++i) {
     const Operand& operand = insn.operands[i];
     if (operand.kind != OperandKind::kGpr) continue;
-    Field* field = operand.source == OperandSource::kModrmReg ? &reg
-                   : operand.source == OperandSource::kModrmRm || operand.source == OperandSource::kOpcodeReg ? &rm
-                   : operand.source == OperandSource::kVexVvvv ? &vvvv
-                                                              : nullptr;
+    CopyField* field = operand.source == OperandSource::kModrmReg ? &fields.reg
+                       : operand.source == OperandSource::kModrmRm || operand.source == OperandSource::kOpcodeReg ? &fields.rm
+                       : operand.source == OperandSource::kVexVvvv ? &fields.vvvv
+                                                                  : nullptr;
     if (!field) continue;
     field->operand = &operand;
     field->host = host_register(operand.reg);
-    if (injected(context_, 1) && operand.reg == cpu::kR9 && insn.map == 1 && field == &rm) field->host = kHR10;
+    if (injected(context_, 1) && operand.reg == cpu::kR9 && insn.map == 1 && field == &fields.rm) field->host = kHR10;
     field->spilled = field->host == kHNone;
-    spilled += field->spilled;
+    fields.spilled += field->spilled;
     if (operand.size_bytes == 1 && !field->spilled && field->host >= 4 && field->host < 8) code.force_rex = !(injected(context_, 2) && field->host == kHRdi);
   }
-  // Temporaries: scratch C unless RCX itself is needed; scratch B once the operand is folded; scratch A without one.
-  uint8_t temporaries[3];
-  unsigned available = 0;
-  if (!rcx_in && !rcx_out) temporaries[available++] = kScratchC;
-  if (!guest_mem) {
-    temporaries[available++] = kScratchB;
-    temporaries[available++] = kScratchA;
-  } else if (spilled > available) {
-    mem = fold(mem);
-    temporaries[available++] = kScratchB;
-  }
-  RHEA_CHECK(spilled <= available);
-  Field* fields[3] = {&reg, &rm, &vvvv};
+  return fields;
+}
+
+// Gives each register that lives in memory a temporary, and loads it where its old value matters.
+void BlockBuilder::load_spilled(CopyFields& fields, std::span<const uint8_t> temporaries) {
+  RHEA_CHECK(fields.spilled <= temporaries.size());
+  const std::array<CopyField*, 3> all = {&fields.reg, &fields.rm, &fields.vvvv};
   unsigned used = 0;
-  for (Field* field : fields) {
+  for (CopyField* field : all) {
     if (!field->spilled) continue;
     // The same guest register in two fields shares one temporary.
-    for (Field* other : fields)
+    for (const CopyField* other : all)
       if (other != field && other->spilled && other->operand->reg == field->operand->reg && other->host != kHNone && !injected(context_, 5)) field->host = other->host;
-    if (field->host == kHNone) {
-      field->host = temporaries[used++];
-      bool needed = reads(*field->operand) || (field->operand->size_bytes < 4 && !injected(context_, 4));
-      for (const Field* other : fields) needed |= other != field && other->operand && other->operand->reg == field->operand->reg;
-      if (needed) e_.load64(field->host, gpr_slot(field->operand->reg));
-    }
+    if (field->host != kHNone) continue;
+    field->host = temporaries[used++];
+    bool needed = reads(*field->operand) || (field->operand->size_bytes < 4 && !injected(context_, 4));
+    for (const CopyField* other : all) needed |= other != field && other->operand && other->operand->reg == field->operand->reg;
+    if (needed) e_.load64(field->host, gpr_slot(field->operand->reg));
   }
-  if (rcx_in && !(injected(context_, 6) && count_in_cl && spilled)) e_.mov64(kHRcx, kGuestRcx);
-  const bool x87_mask_change = insn.row == isa::x86::RowId::FNCLEX || insn.row == isa::x86::RowId::FLDCW;
-  if (x87_mask_change) {
-    if (guest_mem) mem = fold(mem);
-    latch_x87_before_clear();
-  }
+}
 
-  const uint8_t reg_field = reg.operand ? reg.host : insn.modrm_reg;
-  const uint8_t rm_field = rm.operand ? rm.host : insn.modrm_rm;
-  if (vvvv.operand && !(injected(context_, 9) && vvvv.spilled)) code.vex_vvvv = vvvv.host;
-  if (guest_mem) {
-    e_.op_mem(code, reg_field, mem);
+void BlockBuilder::store_spilled(const CopyFields& fields) {
+  for (const CopyField* field : {&fields.reg, &fields.rm, &fields.vvvv})
+    if (field->spilled && writes(*field->operand) && !(injected(context_, 3) && field == &fields.reg && field->operand->reg == cpu::kR14))
+      e_.store64(gpr_slot(field->operand->reg), field->host);
+}
+
+void BlockBuilder::emit_copied(const Insn& insn, HostOpcode code, const CopyFields& fields, const HostMem* mem) {
+  const uint8_t reg_field = fields.reg.operand ? fields.reg.host : insn.modrm_reg;
+  const uint8_t rm_field = fields.rm.operand ? fields.rm.host : insn.modrm_rm;
+  if (fields.vvvv.operand && !(injected(context_, 9) && fields.vvvv.spilled)) code.vex_vvvv = fields.vvvv.host;
+  if (mem) {
+    e_.op_mem(code, reg_field, *mem);
   } else if (insn.has_modrm) {
     e_.op_reg(code, reg_field, rm_field);
-  } else if (rm.operand && insn.map == 0) {  // INC/DEC r (40+r), whose opcodes are REX prefixes on the host
-    code.opcode = 0xff;
-    e_.op_reg(code, insn.opcode >= 0x48 ? 1 : 0, rm_field);
-  } else if (rm.operand) {  // BSWAP
-    if (code.operand_size_prefix) e_.u8(0x66);
-    const auto rex = static_cast<uint8_t>(0x40 | (code.rex_w << 3) | (rm_field >> 3));
-    if (rex != 0x40) e_.u8(rex);
-    e_.u8(0x0f);
-    e_.u8(static_cast<uint8_t>((code.opcode & 0xf8) | (rm_field & 7)));
   } else {
     if (code.operand_size_prefix) e_.u8(0x66);
-    if (code.vex) {  // VZEROUPPER, VZEROALL
+    if (fields.rm.operand) {  // BSWAP
+      const auto rex = static_cast<uint8_t>(0x40 | (code.rex_w << 3) | (rm_field >> 3));
+      if (rex != 0x40) e_.u8(rex);
+      e_.u8(0x0f);
+      code.opcode = static_cast<uint8_t>((code.opcode & 0xf8) | (rm_field & 7));
+    } else if (code.vex) {  // VZEROUPPER, VZEROALL
       e_.u8(0xc5);
       e_.u8(static_cast<uint8_t>(0x80 | 0x78 | code.vex_l << 2));
     } else {
@@ -186,9 +161,40 @@ void BlockBuilder::copy_with(const Insn& insn, const HostMem* guest_mem) {
     e_.u8(code.opcode);
   }
   emit_immediate(insn);
+}
 
-  for (const Field* field : fields)
-    if (field->spilled && writes(*field->operand) && !(injected(context_, 3) && field == &reg && field->operand->reg == cpu::kR14)) e_.store64(gpr_slot(field->operand->reg), field->host);
+void BlockBuilder::copy_with(const Insn& insn, const HostMem* guest_mem) {
+  const isa::x86::RowInfo& row = row_info(insn.row);
+  for (unsigned i = 0; i < insn.operand_count; ++i)
+    if (insn.operands[i].kind == OperandKind::kGpr && insn.operands[i].high_byte) return copy_high_byte(insn, guest_mem);
+
+  HostMem mem = guest_mem ? *guest_mem : HostMem{};
+  HostOpcode code = opcode_of(insn);
+  CopyFields fields = map_fields(insn, code);
+  const bool count_in_cl = row.translation == How::kShiftCl;
+  const bool rcx_in = count_in_cl || ((row.implicit_read & (1u << cpu::kRcx)) && !(injected(context_, 7) && insn.row == isa::x86::RowId::CMPXCHG8B));
+  const bool rcx_out = (row.implicit_write & (1u << cpu::kRcx)) && !(injected(context_, 8) && insn.map == 3);
+
+  // Temporaries: scratch C unless RCX itself is needed; scratch B once the operand is folded; scratch A without one.
+  std::array<uint8_t, 3> temporaries{};
+  unsigned available = 0;
+  if (!rcx_in && !rcx_out) temporaries[available++] = kScratchC;
+  if (!guest_mem) {
+    temporaries[available++] = kScratchB;
+    temporaries[available++] = kScratchA;
+  } else if (fields.spilled > available) {
+    mem = fold(mem);
+    temporaries[available++] = kScratchB;
+  }
+  load_spilled(fields, {temporaries.data(), available});
+  if (rcx_in && !(injected(context_, 6) && count_in_cl && fields.spilled)) e_.mov64(kHRcx, kGuestRcx);
+  const bool x87_mask_change = insn.row == isa::x86::RowId::FNCLEX || insn.row == isa::x86::RowId::FLDCW;
+  if (x87_mask_change) {
+    if (guest_mem) mem = fold(mem);
+    latch_x87_before_clear();
+  }
+  emit_copied(insn, code, fields, guest_mem ? &mem : nullptr);
+  store_spilled(fields);
   if (rcx_out) e_.mov64(kGuestRcx, kHRcx);
   if (row.translation == How::kCopyX87) record_x87(insn, guest_mem != nullptr);
   if (x87_mask_change) settle_x87_pointers();
