@@ -77,10 +77,18 @@ ThunkResult Runtime::memory_access(uint64_t linear, uint32_t info, uint64_t retu
   if (const uint64_t alignment = info >> kInfoAlignmentShift; alignment && (linear & (alignment - 1)))
     return fault_at(Exception{.vector = kGeneralProtection, .has_error_code = true}, return_address);
   const auto canonical = [](uint64_t address) { return static_cast<uint64_t>(static_cast<int64_t>(address << 16) >> 16) == address; };
-  if (mode::code64(c.mode) && (!canonical(linear) || !canonical(linear + size - 1)))
-    return refuse_access(Exception{.vector = info & kInfoStack ? static_cast<uint8_t>(kStackFault) : static_cast<uint8_t>(kGeneralProtection), .has_error_code = true}, linear, info, return_address);
+  const Exception outside{.vector = info & kInfoStack ? static_cast<uint8_t>(kStackFault) : static_cast<uint8_t>(kGeneralProtection), .has_error_code = true};
+  const bool checked = mode::code64(c.mode);
+  if (checked && !canonical(linear)) return refuse_access(outside, linear, info, return_address);
   if (info & kInfoAlignCheck && (linear & ((size == 10 ? 8 : size) - 1)))
     return refuse_access(Exception{.vector = kAlignmentCheck, .has_error_code = true}, linear, info, return_address);
+  if (checked && !canonical(linear + size - 1)) {
+    // Ten bytes are accessed as eight and two: the first part may fault before the second is looked at.
+    if (size == 10 && canonical(linear + 7))
+      if (const auto first = dbt::translate(c, linear, write ? Access::kWrite : Access::kRead, mmu); !first)
+        return refuse_access(first.error(), linear, info, return_address);
+    return refuse_access(outside, linear, info, return_address);
+  }
   if ((linear & 0xfff) + size > memory::kPageSize) return cross_page_access(linear, info, return_address);
   const auto translation = dbt::translate(c, linear, write ? Access::kWrite : Access::kRead, mmu);
   if (!translation) return refuse_access(translation.error(), linear, info, return_address);
