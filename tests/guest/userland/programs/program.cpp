@@ -70,19 +70,22 @@ void containers() {
   std::normal_distribution<double> bell;
   for (auto& value : values) value = range(random) + bell(random);
   std::sort(values.begin(), values.end());
-  std::cout << std::hexfloat << std::accumulate(values.begin(), values.end(), 0.0) << ' ' << values[777] << std::defaultfloat << '\n';
+  std::cout << std::hexfloat << std::accumulate(values.begin(), values.end(), 0.0) << ' ' << values[777]
+            << std::defaultfloat << '\n';
   std::map<std::string, int> words;
   std::unordered_map<std::uint64_t, int> buckets;
   for (int i = 0; i < 50000; ++i) ++words["w" + std::to_string(random() % 97)], ++buckets[random() % 1013];
   for (auto& [word, count] : words) std::cout << word << '=' << count << ' ';
   std::cout << buckets.size() << '\n';
   std::ostringstream text;
-  for (int i = 0; i < 1000; ++i) text << std::setw(8) << std::setprecision(i % 17) << values[i * 99] << std::hex << i << std::dec << ' ';
+  for (int i = 0; i < 1000; ++i)
+    text << std::setw(8) << std::setprecision(i % 17) << values[i * 99] << std::hex << i << std::dec << ' ';
   std::istringstream back(text.str());
   std::string word;
   std::size_t sum = 0, count = 0;
   while (back >> word) sum = sum * 31 + std::hash<std::string>{}(word), ++count;
-  std::cout << count << ' ' << sum << ' ' << std::regex_replace(std::string("a1b22c333"), std::regex("([0-9]+)"), "<$1>") << '\n';
+  std::cout << count << ' ' << sum << ' '
+            << std::regex_replace(std::string("a1b22c333"), std::regex("([0-9]+)"), "<$1>") << '\n';
 }
 
 void threads() {
@@ -101,7 +104,8 @@ void threads() {
         own += i % (t + 3);
         atomic_sum.fetch_add(i & t);
         long seen = atomic_sum.load();
-        while (!atomic_sum.compare_exchange_weak(seen, seen + 1)) {}
+        while (!atomic_sum.compare_exchange_weak(seen, seen + 1)) {
+        }
         if (i % 16 == 0) {
           std::lock_guard lock(mutex);
           ++wide.low, wide.high += 2;
