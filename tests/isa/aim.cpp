@@ -44,7 +44,8 @@ void spread_lanes(const Insn& insn, Rng& random, MachineState& state) {
   const bool wild = random.chance(1, 8);
   const size_t reg = insn.mem.index;
   const auto lane = [&](std::byte* to) {
-    const int64_t value = wild ? static_cast<int64_t>(random_integer(random)) : static_cast<int64_t>(random.below(256)) - 96;
+    const int64_t value =
+        wild ? static_cast<int64_t>(random_integer(random)) : static_cast<int64_t>(random.below(256)) - 96;
     std::memcpy(to, &value, wide ? 8 : 4);
   };
   for (size_t i = 0; i < 16; i += wide ? 8 : 4) {
@@ -62,28 +63,30 @@ uint64_t random_target(Rng& random, unsigned size_bytes, unsigned alignment, boo
   switch (random.below(32)) {
     case 0:
     case 1:
-    case 2: target = kDataLinear + kPage - 1 - random.below(size); break;          // data0 -> data1
-    case 3: target = kDataLinear + 2 * kPage - 1 - random.below(size); break;      // data1 -> read-only
-    case 4: target = kDataLinear + 2 * kPage + random.below(kPage - 64); break;    // read-only
-    case 5: target = kDataLinear + 3 * kPage - 1 - random.below(size); break;      // read-only -> unmapped
-    case 6: target = kData2Linear + kPage - 1 - random.below(size); break;         // read-write -> unmapped
-    case 7: target = kData2Linear - 1 - random.below(size); break;                 // unmapped -> read-write
+    case 2: target = kDataLinear + kPage - 1 - random.below(size); break;        // data0 -> data1
+    case 3: target = kDataLinear + 2 * kPage - 1 - random.below(size); break;    // data1 -> read-only
+    case 4: target = kDataLinear + 2 * kPage + random.below(kPage - 64); break;  // read-only
+    case 5: target = kDataLinear + 3 * kPage - 1 - random.below(size); break;    // read-only -> unmapped
+    case 6: target = kData2Linear + kPage - 1 - random.below(size); break;       // read-write -> unmapped
+    case 7: target = kData2Linear - 1 - random.below(size); break;               // unmapped -> read-write
     case 8: target = kData2Linear + random.below(kPage - 64); break;
     case 9: target = kStackLinear + random.below(2 * kPage - 64); break;
-    case 10: target = kCodeLinear + random.below(2 * kPage); break;                // executable, not writable
+    case 10: target = kCodeLinear + random.below(2 * kPage); break;  // executable, not writable
     case 11:
       switch (random.below(4)) {
         case 0: return random_integer(random);
-        case 1: return 0x7fff'ffff'ffff - random.below(size + 1);                  // the last canonical bytes
-        case 2: return 0x8000'0000'0000 + random.next() % (1ull << 62);            // mostly not canonical
-        default: target = kDataLinear + 4 * kPage + random.below(kPage); break;    // unmapped
+        case 1: return 0x7fff'ffff'ffff - random.below(size + 1);                // the last canonical bytes
+        case 2: return 0x8000'0000'0000 + random.next() % (1ull << 62);          // mostly not canonical
+        default: target = kDataLinear + 4 * kPage + random.below(kPage); break;  // unmapped
       }
       break;
     case 12: target = kSelfModifyingLinear + random.below(kPage - 64); break;
     default: target = kDataLinear + random.below(2 * kPage - 1024); break;
   }
-  if (alignment > 1 && random.chance(7, 8)) target &= ~uint64_t{alignment - 1};
-  else if (random.chance(1, 2)) target &= ~uint64_t{15};
+  if (alignment > 1 && random.chance(7, 8))
+    target &= ~uint64_t{alignment - 1};
+  else if (random.chance(1, 2))
+    target &= ~uint64_t{15};
   return target + high;
 }
 
@@ -130,7 +133,8 @@ uint64_t aim(const Insn& insn, uint64_t target, Rng& random, MachineState& state
   } else if (mem.base == mem.index) {
     set_low(state.gpr[mem.base], wanted / (mem.scale + 1u), mem.address_size, random);
   } else {
-    if (random.chance(3, 4)) set_low(state.gpr[mem.index], random.below(512) - uint64_t{256} * random.below(2), mem.address_size, random);
+    if (random.chance(3, 4))
+      set_low(state.gpr[mem.index], random.below(512) - uint64_t{256} * random.below(2), mem.address_size, random);
     set_low(state.gpr[mem.base], wanted - state.gpr[mem.index] * mem.scale, mem.address_size, random);
   }
   const uint64_t index = mem.index == kNoRegister ? 0 : state.gpr[mem.index] * mem.scale;

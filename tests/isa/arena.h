@@ -13,7 +13,17 @@ inline constexpr uint64_t kPage = 4096;
 
 // Backing pages. All are part of the memory image that is set before and compared after a case.
 enum class BackingPage : uint8_t {
-  kCode0, kCode1, kData0, kData1, kReadOnly, kData2, kStack0, kStack1, kLow, kSelfModifying, kCount
+  kCode0,
+  kCode1,
+  kData0,
+  kData1,
+  kReadOnly,
+  kData2,
+  kStack0,
+  kStack1,
+  kLow,
+  kSelfModifying,
+  kCount
 };
 inline constexpr size_t kBackingPages = static_cast<size_t>(BackingPage::kCount);
 inline constexpr size_t kImageBytes = kBackingPages * kPage;
@@ -29,11 +39,11 @@ struct ArenaMapping {
 // Everything is below 2 GiB, so that absolute and 32-bit addressing reach it, and once more far above
 // 4 GiB, so that truncated pointers are noticed; both views share the backing pages.
 inline constexpr uint64_t kHighOffset = 0x1234'0000'0000;
-inline constexpr uint64_t kCodeLinear = 0x1000'0000;        // code0, code1, then nothing
-inline constexpr uint64_t kDataLinear = 0x1000'4000;        // data0, data1, read-only, then nothing
-inline constexpr uint64_t kData2Linear = 0x1000'a000;       // between unmapped pages
-inline constexpr uint64_t kStackLinear = 0x1000'c000;       // stack0, stack1 between unmapped pages
-inline constexpr uint64_t kLowLinear = 0x8000;              // within reach of 16-bit addressing
+inline constexpr uint64_t kCodeLinear = 0x1000'0000;   // code0, code1, then nothing
+inline constexpr uint64_t kDataLinear = 0x1000'4000;   // data0, data1, read-only, then nothing
+inline constexpr uint64_t kData2Linear = 0x1000'a000;  // between unmapped pages
+inline constexpr uint64_t kStackLinear = 0x1000'c000;  // stack0, stack1 between unmapped pages
+inline constexpr uint64_t kLowLinear = 0x8000;         // within reach of 16-bit addressing
 inline constexpr uint64_t kSelfModifyingLinear = 0x1001'0000;
 
 inline constexpr std::array<ArenaMapping, 19> kArena{{

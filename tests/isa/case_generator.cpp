@@ -26,7 +26,8 @@ void choose_place(Rng& random, bool mode32, bool sequence, bool writable_code, P
   program.mode32 = mode32;
   const uint64_t view = !mode32 && random.chance(1, 2) ? kHighOffset : 0;
   const Section code{.linear = kCodeLinear + view, .image_start = image_offset(BackingPage::kCode0), .room = kCodeRoom};
-  const Section writable{.linear = kSelfModifyingLinear + view, .image_start = image_offset(BackingPage::kSelfModifying), .room = kPage};
+  const Section writable{
+      .linear = kSelfModifyingLinear + view, .image_start = image_offset(BackingPage::kSelfModifying), .room = kPage};
   auto& [main, subroutine] = program.sections;
   main = subroutine = code;
   if (writable_code && random.chance(1, 12)) {  // in a page that is written, too
@@ -38,17 +39,22 @@ void choose_place(Rng& random, bool mode32, bool sequence, bool writable_code, P
   // Over the border between the two code pages, up to the end of the second, at the start, or in the middle.
   const uint32_t choice = random.below(32);
   uint32_t start;
-  if (choice < 8) start = kPage - 1 - random.below(sequence ? 120 : 14);
-  else if (choice < 10) start = 2 * kPage - 1 - random.below(sequence ? 150 : 14);
-  else if (choice < 13) start = 0;
-  else start = random.below(0x900);
+  if (choice < 8)
+    start = kPage - 1 - random.below(sequence ? 120 : 14);
+  else if (choice < 10)
+    start = 2 * kPage - 1 - random.below(sequence ? 150 : 14);
+  else if (choice < 13)
+    start = 0;
+  else
+    start = random.below(0x900);
   main.start = static_cast<uint16_t>(start);
   if (writable_code && random.chance(1, 10)) {  // the page is data first, then code, then data again
     subroutine = writable;
     subroutine.start = kSubroutineOffset;
     return;
   }
-  const bool second_page = start < kPage && (random.chance(1, 2) || (start + 600 > kSubroutineOffset && start < kSubroutineOffset));
+  const bool second_page =
+      start < kPage && (random.chance(1, 2) || (start + 600 > kSubroutineOffset && start < kSubroutineOffset));
   subroutine.start = static_cast<uint16_t>(kSubroutineOffset + (second_page ? kPage : 0));
 }
 
@@ -65,11 +71,16 @@ GenerateOptions single_options(const Combo& combo, const RowInfo& info, Rng& ran
     default: break;
   }
   if (random.chance(1, 8)) options.address_size = combo.mode == CpuMode::k64 ? 4 : 2;
-  if (combo.mode == CpuMode::k64 && random.chance(1, 6)) options.segment = static_cast<uint8_t>(kFsSegment + random.below(2));
-  else if (random.chance(1, 16)) options.segment = static_cast<uint8_t>(random.below(4));
+  if (combo.mode == CpuMode::k64 && random.chance(1, 6))
+    options.segment = static_cast<uint8_t>(kFsSegment + random.below(2));
+  else if (random.chance(1, 16))
+    options.segment = static_cast<uint8_t>(random.below(4));
   options.redundant_prefixes = random.chance(1, 8);
   switch (info.translation) {
-    case Translation::kJmpRel: case Translation::kJcc: case Translation::kJcxz: case Translation::kLoop:
+    case Translation::kJmpRel:
+    case Translation::kJcc:
+    case Translation::kJcxz:
+    case Translation::kLoop:
     case Translation::kCallRel:
       options.set_immediate = random.chance(15, 16);
       options.immediate = static_cast<int64_t>(random.below(250)) - 125;
@@ -78,8 +89,7 @@ GenerateOptions single_options(const Combo& combo, const RowInfo& info, Rng& ran
       options.set_immediate = random.chance(3, 4);
       options.immediate = random.below(0x600);
       break;
-    default:
-      break;
+    default: break;
   }
   if (info.mnemonic.starts_with("xsave") || info.mnemonic.starts_with("xrstor")) {  // EDX:EAX chooses components
     options.allowed_bases &= static_cast<uint16_t>(~5);
@@ -101,7 +111,9 @@ bool make_single(const Combo& combo, Rng& random, TestCase& test_case) {
     if (bytes.size() > 15) bytes.clear();
   }
   Insn insn;
-  if (bytes.empty() || decode(bytes, combo.mode, insn) != rhea::isa::x86::DecodeStatus::kOk || insn.length != bytes.size()) return false;
+  if (bytes.empty() || decode(bytes, combo.mode, insn) != rhea::isa::x86::DecodeStatus::kOk ||
+      insn.length != bytes.size())
+    return false;
   Item item;
   item.length = static_cast<uint8_t>(bytes.size());
   std::copy(bytes.begin(), bytes.end(), item.bytes.begin());
@@ -140,7 +152,8 @@ bool CaseGenerator::make(uint64_t number, TestCase& test_case, Input& input) con
     // A string instruction that runs over itself stops wherever the processor notices.
     const bool string = rhea::isa::x86::row_info(combo.row).string;
     choose_place(random, mode, test_case.sequence, test_case.sequence && !string, test_case.program);
-    const bool made = test_case.sequence ? make_sequence(combo, filler, random, test_case) : make_single(combo, random, test_case);
+    const bool made =
+        test_case.sequence ? make_sequence(combo, filler, random, test_case) : make_single(combo, random, test_case);
     if (mode)
       for (uint64_t& value : test_case.state.gpr) value &= 0xffffffff;
     if (made && build_input(test_case, input)) return true;

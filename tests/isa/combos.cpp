@@ -23,19 +23,23 @@ struct Skip {
 
 // What answers differently at every run, or depends on the operating system's tables.
 constexpr std::array kSkippedMnemonics{
-    Skip{"rdtsc", "not deterministic"},     Skip{"rdtscp", "not deterministic"},  Skip{"rdpid", "the host's own"},
-    Skip{"rdpmc", "the host's own"},        Skip{"rdrand", "not deterministic"},  Skip{"rdseed", "not deterministic"},
-    Skip{"cpuid", "the model's own"},       Skip{"xgetbv", "the model's own"},    Skip{"syscall", "enters the kernel"},
-    Skip{"sysenter", "enters the kernel"},  Skip{"vmcall", "enters a hypervisor"}, Skip{"vmmcall", "enters a hypervisor"},
-    Skip{"monitor", "the host's own"},      Skip{"mwait", "the host's own"},      Skip{"xsaveopt", "not deterministic"},
-    Skip{"sgdt", "the kernel emulates it"}, Skip{"sidt", "the kernel emulates it"}, Skip{"sldt", "the kernel emulates it"},
+    Skip{"rdtsc", "not deterministic"},     Skip{"rdtscp", "not deterministic"},
+    Skip{"rdpid", "the host's own"},        Skip{"rdpmc", "the host's own"},
+    Skip{"rdrand", "not deterministic"},    Skip{"rdseed", "not deterministic"},
+    Skip{"cpuid", "the model's own"},       Skip{"xgetbv", "the model's own"},
+    Skip{"syscall", "enters the kernel"},   Skip{"sysenter", "enters the kernel"},
+    Skip{"vmcall", "enters a hypervisor"},  Skip{"vmmcall", "enters a hypervisor"},
+    Skip{"monitor", "the host's own"},      Skip{"mwait", "the host's own"},
+    Skip{"xsaveopt", "not deterministic"},  Skip{"sgdt", "the kernel emulates it"},
+    Skip{"sidt", "the kernel emulates it"}, Skip{"sldt", "the kernel emulates it"},
     Skip{"str", "the kernel emulates it"},  Skip{"smsw", "the kernel emulates it"},
 };
 std::set<std::string, std::less<>> host_flags() {
   std::set<std::string, std::less<>> flags;
   std::ifstream file("/proc/cpuinfo");
   std::string word;
-  while (file >> word && word != "flags") {}
+  while (file >> word && word != "flags") {
+  }
   std::getline(file, word);
   size_t at = 0;
   while ((at = word.find_first_not_of(" :", at)) != std::string::npos) {
@@ -48,11 +52,17 @@ std::set<std::string, std::less<>> host_flags() {
 
 // Linux names a few features differently; what it does not list at all is taken as present.
 bool host_has(const std::set<std::string, std::less<>>& flags, std::string_view features) {
-  static constexpr std::array<std::pair<std::string_view, std::string_view>, 6> kLinuxNames{{
-      {"pclmulqdq", "pclmulqdq"}, {"lzcnt", "abm"}, {"sse3", "pni"}, {"sha", "sha_ni"}, {"cmpxchg16b", "cx16"}, {"prefetchw", "3dnowprefetch"}}};
+  static constexpr std::array<std::pair<std::string_view, std::string_view>, 6> kLinuxNames{
+      {{"pclmulqdq", "pclmulqdq"},
+       {"lzcnt", "abm"},
+       {"sse3", "pni"},
+       {"sha", "sha_ni"},
+       {"cmpxchg16b", "cx16"},
+       {"prefetchw", "3dnowprefetch"}}};
   static constexpr std::array<std::string_view, 28> kListed{
-      "sse", "sse2", "pni", "ssse3", "sse4_1", "sse4_2", "avx", "avx2", "fma", "f16c", "aes", "pclmulqdq", "vaes", "vpclmulqdq",
-      "bmi1", "bmi2", "abm", "movbe", "popcnt", "adx", "sha_ni", "gfni", "fsgsbase", "cx16", "xsavec", "xsaves", "avx_vnni", "sse4a"};
+      "sse",    "sse2",      "pni",      "ssse3",      "sse4_1", "sse4_2", "avx",      "avx2",  "fma",    "f16c",
+      "aes",    "pclmulqdq", "vaes",     "vpclmulqdq", "bmi1",   "bmi2",   "abm",      "movbe", "popcnt", "adx",
+      "sha_ni", "gfni",      "fsgsbase", "cx16",       "xsavec", "xsaves", "avx_vnni", "sse4a"};
   while (!features.empty()) {
     const size_t plus = std::min(features.find('+'), features.size());
     std::string_view name = features.substr(0, plus);
@@ -74,22 +84,38 @@ std::string_view skip_reason(const RowInfo& info, const std::set<std::string, st
 bool is_filler(const RowInfo& info) {
   if (info.privileged) return false;
   switch (info.translation) {
-    case Translation::kCopy: case Translation::kCopyX87: case Translation::kShiftCl: case Translation::kCopyRcx:
-    case Translation::kNop: case Translation::kLea: case Translation::kMovGpr: case Translation::kXchgAcc:
-    case Translation::kPush: case Translation::kPop: case Translation::kPusha: case Translation::kPopa:
-    case Translation::kPushf: case Translation::kString: case Translation::kFlagOps:
-    case Translation::kCld: case Translation::kStd: case Translation::kMaskMem: case Translation::kBitString:
-      break;
-    default:
-      return false;
+    case Translation::kCopy:
+    case Translation::kCopyX87:
+    case Translation::kShiftCl:
+    case Translation::kCopyRcx:
+    case Translation::kNop:
+    case Translation::kLea:
+    case Translation::kMovGpr:
+    case Translation::kXchgAcc:
+    case Translation::kPush:
+    case Translation::kPop:
+    case Translation::kPusha:
+    case Translation::kPopa:
+    case Translation::kPushf:
+    case Translation::kString:
+    case Translation::kFlagOps:
+    case Translation::kCld:
+    case Translation::kStd:
+    case Translation::kMaskMem:
+    case Translation::kBitString: break;
+    default: return false;
   }
   return info.mnemonic != "ldmxcsr" && info.mnemonic != "vldmxcsr";
 }
 
 bool is_everyday(const RowInfo& info) {
   switch (info.translation) {
-    case Translation::kCopy: case Translation::kShiftCl: return info.feature.empty() && info.map <= 1;
-    case Translation::kMovGpr: case Translation::kLea: case Translation::kPush: case Translation::kPop: return true;
+    case Translation::kCopy:
+    case Translation::kShiftCl: return info.feature.empty() && info.map <= 1;
+    case Translation::kMovGpr:
+    case Translation::kLea:
+    case Translation::kPush:
+    case Translation::kPop: return true;
     default: return false;
   }
 }

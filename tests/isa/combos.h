@@ -14,9 +14,9 @@ struct Combo {
   rhea::isa::x86::RowId row{};
   rhea::isa::x86::FormSpec form;
   rhea::isa::x86::CpuMode mode = rhea::isa::x86::CpuMode::k64;
-  std::string_view skip;     // why the host cannot judge it; empty if it can
-  bool filler = false;       // fit to stand among others in a sequence
-  bool everyday = false;     // ... and what ordinary code consists of
+  std::string_view skip;  // why the host cannot judge it; empty if it can
+  bool filler = false;    // fit to stand among others in a sequence
+  bool everyday = false;  // ... and what ordinary code consists of
 };
 
 // All combinations, 64-bit mode first. The order is the table's, so a case number stays valid as long as

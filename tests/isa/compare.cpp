@@ -19,7 +19,8 @@ constexpr uint64_t kUserTop = 0x7fff'ffff'f000;
 class Comparison {
  public:
   void number(std::string_view field, uint64_t expected, uint64_t actual) {
-    if (expected != actual) differences_.push_back({std::string(field), fmt::format("{:#x}", expected), fmt::format("{:#x}", actual)});
+    if (expected != actual)
+      differences_.push_back({std::string(field), fmt::format("{:#x}", expected), fmt::format("{:#x}", actual)});
   }
   void bytes(std::string_view field, const std::byte* expected, const std::byte* actual, size_t size) {
     if (std::memcmp(expected, actual, size) == 0) return;
@@ -46,7 +47,8 @@ bool same_vectors(const MachineState& expected, const MachineState& actual) {
   };
   for (size_t i = 0; i < 8; ++i)
     if (!same(kXsaveX87 + 16 * i, 10)) return false;
-  return same(0, kXsaveFtw + 1) && same(kXsaveFop, kXsaveMxcsr + 4 - kXsaveFop) && same(kXsaveXmm, 256) && same(kXsaveYmmHigh, 256);
+  return same(0, kXsaveFtw + 1) && same(kXsaveFop, kXsaveMxcsr + 4 - kXsaveFop) && same(kXsaveXmm, 256) &&
+         same(kXsaveYmmHigh, 256);
 }
 
 // The sign bits of a gather's mask elements.
@@ -55,13 +57,15 @@ uint32_t mask_bits(const MachineState& state, const Tolerance& tolerance) {
   uint32_t bits = 0;
   for (unsigned i = 0; i < tolerance.gather_elements; ++i) {
     const size_t last = (i + 1u) * tolerance.gather_element_bytes - 1;
-    const std::byte top = last < 16 ? state.xsave[kXsaveXmm + 16 * reg + last] : state.xsave[kXsaveYmmHigh + 16 * reg + last - 16];
+    const std::byte top =
+        last < 16 ? state.xsave[kXsaveXmm + 16 * reg + last] : state.xsave[kXsaveYmmHigh + 16 * reg + last - 16];
     bits |= static_cast<uint32_t>(top >> 7) << i;
   }
   return bits;
 }
 
-void compare_vectors(Comparison& comparison, const MachineState& expected, const MachineState& actual, const Tolerance& tolerance) {
+void compare_vectors(Comparison& comparison, const MachineState& expected, const MachineState& actual,
+                     const Tolerance& tolerance) {
   if (same_vectors(expected, actual)) return;  // nearly always, and there is much to format below
   const auto x = [&](auto type, std::string_view field, size_t offset) {
     using T = decltype(type);
@@ -93,8 +97,8 @@ void compare_vectors(Comparison& comparison, const MachineState& expected, const
   }
 }
 
-constexpr const char* kPageNames[kBackingPages] = {"code0",  "code1",  "data0", "data1",    "read-only",
-                                                   "data2",  "stack0", "stack1", "low", "self-modifying"};
+constexpr const char* kPageNames[kBackingPages] = {"code0", "code1",  "data0",  "data1", "read-only",
+                                                   "data2", "stack0", "stack1", "low",   "self-modifying"};
 
 void compare_memory(Comparison& comparison, const Image& expected, const Image& actual) {
   if (std::memcmp(expected.data(), actual.data(), kImageBytes) == 0) return;
@@ -111,7 +115,8 @@ constexpr const char* kVectorNames[32] = {"#DE", "#DB", "NMI", "#BP", "#OF", "#B
 
 std::vector<Difference> compare(const Output& expected, const Output& actual, const Tolerance& tolerance) {
   Comparison comparison;
-  comparison.number("outcome", static_cast<unsigned>(expected.outcome.kind), static_cast<unsigned>(actual.outcome.kind));
+  comparison.number("outcome", static_cast<unsigned>(expected.outcome.kind),
+                    static_cast<unsigned>(actual.outcome.kind));
   comparison.number("vector", expected.outcome.vector, actual.outcome.vector);
   const bool both_page_faults = expected.outcome.vector == 14 && actual.outcome.vector == 14;
   if (!tolerance.any_fault_address || !both_page_faults) {
@@ -122,7 +127,8 @@ std::vector<Difference> compare(const Output& expected, const Output& actual, co
   // The upper halves do not survive a stay in 32-bit code reliably. [SDM-1 3.4.1.1]
   const uint64_t gpr_mask = expected.state.selector[1] == kCs32 ? 0xffffffff : ~0ull;
   for (size_t i = 0; i < 16; ++i)
-    if (!tolerance.partial_loads || i == 4) comparison.number(kGprNames[i], expected.state.gpr[i] & gpr_mask, actual.state.gpr[i] & gpr_mask);
+    if (!tolerance.partial_loads || i == 4)
+      comparison.number(kGprNames[i], expected.state.gpr[i] & gpr_mask, actual.state.gpr[i] & gpr_mask);
   const uint64_t flags = kComparedFlags & ~tolerance.flags;
   comparison.number("rflags", expected.state.rflags & flags, actual.state.rflags & flags);
   static constexpr const char* kSegments[6] = {"es", "cs", "ss", "ds", "fs", "gs"};
@@ -154,7 +160,8 @@ std::string describe(const MachineState& state, bool mode32, bool vectors) {
   std::string text;
   for (size_t i = 0; i < (mode32 ? 8 : 16); ++i)
     text += fmt::format("  {:<3} {:016x}{}", kGprNames[i], state.gpr[i], i % 4 == 3 ? "\n" : "");
-  text += fmt::format("  rip {:016x}  rflags {:x}  fs base {:x}  gs base {:x}\n", state.rip, state.rflags, state.fs_base, state.gs_base);
+  text += fmt::format("  rip {:016x}  rflags {:x}  fs base {:x}  gs base {:x}\n", state.rip, state.rflags,
+                      state.fs_base, state.gs_base);
   if (!vectors) return text;
   text += fmt::format("  fcw {:04x} fsw {:04x} ftw {:02x} fop {:04x} fip {:x} fdp {:x} mxcsr {:08x}\n",
                       state.xsave_field<uint16_t>(kXsaveFcw), state.xsave_field<uint16_t>(kXsaveFsw),
@@ -165,9 +172,10 @@ std::string describe(const MachineState& state, bool mode32, bool vectors) {
     text += fmt::format("  st{} {:04x}:{:016x}{}", i, state.xsave_field<uint16_t>(kXsaveX87 + 16 * i + 8),
                         state.xsave_field<uint64_t>(kXsaveX87 + 16 * i), i % 4 == 3 ? "\n" : "");
   for (size_t i = 0; i < (mode32 ? 8 : 16); ++i)
-    text += fmt::format("  ymm{:<2} {:016x}{:016x}{:016x}{:016x}\n", i, state.xsave_field<uint64_t>(kXsaveYmmHigh + 16 * i + 8),
-                        state.xsave_field<uint64_t>(kXsaveYmmHigh + 16 * i), state.xsave_field<uint64_t>(kXsaveXmm + 16 * i + 8),
-                        state.xsave_field<uint64_t>(kXsaveXmm + 16 * i));
+    text += fmt::format(
+        "  ymm{:<2} {:016x}{:016x}{:016x}{:016x}\n", i, state.xsave_field<uint64_t>(kXsaveYmmHigh + 16 * i + 8),
+        state.xsave_field<uint64_t>(kXsaveYmmHigh + 16 * i), state.xsave_field<uint64_t>(kXsaveXmm + 16 * i + 8),
+        state.xsave_field<uint64_t>(kXsaveXmm + 16 * i));
   return text;
 }
 

@@ -8,8 +8,8 @@
 
 #include "base/fault_dispatcher.h"
 #include "cpu/cpu_model.h"
-#include "cpu/lapic.h"
 #include "cpu/engine.h"
+#include "cpu/lapic.h"
 #include "engine/dbt/dbt_engine.h"
 #include "io/address_space.h"
 #include "io/instruction_clock.h"
@@ -36,7 +36,10 @@ class NoFaults final : public base::FaultHandler {
 class EngineExecutor final : public Executor {
  public:
   EngineExecutor(Guest guest, cpu::CpuModel model)
-      : guest_(std::move(guest)), model_(std::move(model)), physical_("memory", uint64_t{1} << 40), ports_("ports", 65536),
+      : guest_(std::move(guest)),
+        model_(std::move(model)),
+        physical_("memory", uint64_t{1} << 40),
+        ports_("ports", 65536),
         lapic_({}, clock_, bus_) {}
 
   ~EngineExecutor() override {
@@ -46,10 +49,20 @@ class EngineExecutor final : public Executor {
 
   Status boot(const engine_dbt::DbtOptions& options) {
     const memory::RamRegion& ram = guest_.memory().regions().front();
-    physical_.map({.start = ram.start.value, .size_bytes = ram.size_bytes, .kind = io::RangeKind::kRam, .host = ram.host,
-                   .handler = nullptr, .handler_offset = 0, .name = "ram"});
-    engine_ = RHEA_TRY(engine_dbt::create_dbt_engine({.memory = guest_.memory(), .physical = physical_, .ports = ports_,
-                                                      .clock = clock_, .irq = irq_, .cpu_model = model_}, options));
+    physical_.map({.start = ram.start.value,
+                   .size_bytes = ram.size_bytes,
+                   .kind = io::RangeKind::kRam,
+                   .host = ram.host,
+                   .handler = nullptr,
+                   .handler_offset = 0,
+                   .name = "ram"});
+    engine_ = RHEA_TRY(engine_dbt::create_dbt_engine({.memory = guest_.memory(),
+                                                      .physical = physical_,
+                                                      .ports = ports_,
+                                                      .clock = clock_,
+                                                      .irq = irq_,
+                                                      .cpu_model = model_},
+                                                     options));
     vcpu_ = RHEA_TRY(engine_->create_vcpu(0, lapic_));
     vcpu_->set_breakpoints(Guest::handler_addresses());
     fault_guard_ = RHEA_TRY(base::FaultGuard::create(no_faults_));
@@ -68,7 +81,9 @@ class EngineExecutor final : public Executor {
       return;
     }
     output.outcome = {.kind = reason == cpu::StopReason::kShutdown ? OutcomeKind::kShutdown : OutcomeKind::kTimeout,
-                      .vector = 0, .error_code = 0, .fault_address = 0};
+                      .vector = 0,
+                      .error_code = 0,
+                      .fault_address = 0};
     output.state = input.state;
     output.state.gpr = state_.gpr;
     output.state.rip = state_.rip;
@@ -126,9 +141,12 @@ Result<std::unique_ptr<Executor>> create_engine_executor(const EngineOptions& op
   engine_dbt::DbtOptions engine;
   engine.code_cache_bytes = uint64_t{16} << 20;
   engine.inject_bug = options.inject_bug;
-  if (options.config == "reference") engine.opt_level = 0;
-  else if (options.config == "tiny-cache") engine.code_cache_bytes = uint64_t{1} << 20;
-  else if (options.config == "tiny-tlb") engine.tlb_index_mask = 1;
+  if (options.config == "reference")
+    engine.opt_level = 0;
+  else if (options.config == "tiny-cache")
+    engine.code_cache_bytes = uint64_t{1} << 20;
+  else if (options.config == "tiny-tlb")
+    engine.tlb_index_mask = 1;
   else if (options.config != "optimised")
     return fail(ErrorCode::kInvalidArgument, "configuration '" + std::string(options.config) + "': not known");
   auto model = RHEA_TRY(cpu::CpuModel::create({.name = "max", .tsc_frequency_hz = 1'000'000'000, .cpu_count = 1}));

@@ -3,6 +3,8 @@
 // order that is not the linear one, so that an access across pages cannot work by accident.
 #include "tests/isa/guest.h"
 
+#include <sched.h>
+
 #include <array>
 #include <cstring>
 
@@ -13,7 +15,7 @@ using memory::GuestPhysAddr;
 
 // Physical layout.
 constexpr uint64_t kRamBytes = 2 << 20;
-constexpr uint64_t kSystemPhysical = 0x4000;       // GDT, IDT, TSS in one page; the handlers in the next
+constexpr uint64_t kSystemPhysical = 0x4000;  // GDT, IDT, TSS in one page; the handlers in the next
 constexpr uint64_t kHandlersPhysical = 0x5000;
 constexpr uint64_t kKernelStackPhysical = 0x6000;
 constexpr uint64_t kTablesPhysical = 0x10000;
@@ -43,6 +45,15 @@ constexpr uint64_t kCr2Sentinel = 0x5151'5000;
 uint64_t backing_frame(BackingPage page) {
   // Odd steps around a ring: neighbours in the image are never neighbours in physical memory.
   return kBackingPhysical + (static_cast<uint64_t>(page) * 7 % 16) * 2 * kPage;
+}
+
+// The processor that the native side runs on (on node 0 of the machine).
+uint64_t first_processor() {
+  cpu_set_t allowed;
+  if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return 0;
+  uint64_t cpu = 0;
+  while (cpu < CPU_SETSIZE - 1 && !CPU_ISSET(cpu, &allowed)) ++cpu;
+  return cpu;
 }
 
 uint64_t descriptor(uint16_t attributes) {
@@ -92,7 +103,8 @@ Result<Guest> Guest::create() {
 
 std::vector<uint64_t> Guest::handler_addresses() {
   std::vector<uint64_t> addresses;
-  for (unsigned vector = 0; vector < kVectors; ++vector) addresses.push_back(kHandlersLinear + vector * kHandlerSpacing);
+  for (unsigned vector = 0; vector < kVectors; ++vector)
+    addresses.push_back(kHandlersLinear + vector * kHandlerSpacing);
   return addresses;
 }
 
@@ -102,7 +114,8 @@ void Guest::write(uint64_t physical, const void* data, size_t size) {
 
 void Guest::build_tables() {
   TableBuilder builder;
-  for (const ArenaMapping& mapping : kArena) builder.map(mapping.linear, backing_frame(mapping.page), flags_of(mapping.protection));
+  for (const ArenaMapping& mapping : kArena)
+    builder.map(mapping.linear, backing_frame(mapping.page), flags_of(mapping.protection));
   builder.map(kSystemLinear, kSystemPhysical, kPresent | kWritable | kNoExecute);
   builder.map(kHandlersLinear, kHandlersPhysical, kPresent);
   builder.map(kKernelStackLinear, kKernelStackPhysical, kPresent | kWritable | kNoExecute);
@@ -110,13 +123,16 @@ void Guest::build_tables() {
 
   std::array<uint64_t, kGdtEntries> gdt{};
   gdt[1] = descriptor(0xc09b);
+  // Linux keeps the processor's number in the limit of its last entry, for vgetcpu().
+  gdt[kGdtEntries - 1] = first_processor() | uint64_t{0x40f5} << 40;
   gdt[kKernelCs / 8] = descriptor(0xa09b);
   gdt[kKernelCs / 8 + 1] = descriptor(0xc093);
   gdt[kUserCs32 / 8] = descriptor(kAttributesCode32);
   gdt[kUserDs / 8] = descriptor(kAttributesData);
   gdt[kUserCs64 / 8] = descriptor(kAttributesCode64);
   const uint64_t tss_base = kSystemLinear + kTssOffset;
-  gdt[kTssSelector / 8] = kTssLimit | (tss_base & 0xffffff) << 16 | uint64_t{0x8b} << 40 | (tss_base >> 24 & 0xff) << 56;
+  gdt[kTssSelector / 8] =
+      kTssLimit | (tss_base & 0xffffff) << 16 | uint64_t{0x8b} << 40 | (tss_base >> 24 & 0xff) << 56;
   gdt[kTssSelector / 8 + 1] = tss_base >> 32;
   write(kSystemPhysical + kGdtOffset, gdt.data(), sizeof gdt);
 
@@ -124,7 +140,8 @@ void Guest::build_tables() {
   for (unsigned vector = 0; vector < kVectors; ++vector) {
     const uint64_t handler = kHandlersLinear + vector * kHandlerSpacing;
     const uint64_t privilege = vector == 3 || vector == 4 ? 3 : 0;  // INT3 and INTO are for users
-    idt[2 * vector] = (handler & 0xffff) | uint64_t{kKernelCs} << 16 | (0x8e00 | privilege << 13) << 32 | (handler >> 16 & 0xffff) << 48;
+    idt[2 * vector] = (handler & 0xffff) | uint64_t{kKernelCs} << 16 | (0x8e00 | privilege << 13) << 32 |
+                      (handler >> 16 & 0xffff) << 48;
     idt[2 * vector + 1] = handler >> 32;
   }
   write(kSystemPhysical + kIdtOffset, idt.data(), sizeof idt);
@@ -150,7 +167,8 @@ void Guest::load(const Image& image) {
 
 void Guest::save(Image& image) const {
   for (size_t page = 0; page < kBackingPages; ++page)
-    std::memcpy(image.data() + page * kPage, memory_->host_pointer(GuestPhysAddr{backing_frame(static_cast<BackingPage>(page))}, kPage), kPage);
+    std::memcpy(image.data() + page * kPage,
+                memory_->host_pointer(GuestPhysAddr{backing_frame(static_cast<BackingPage>(page))}, kPage), kPage);
 }
 
 cpu::CpuState Guest::state_for(const Input& input) const {
@@ -169,11 +187,14 @@ cpu::CpuState Guest::state_for(const Input& input) const {
   state.xcr0 = 7;
   const cpu::Segment data{.base = 0, .limit = 0xffffffff, .selector = kUserDs, .attributes = kAttributesData};
   state.segment[cpu::kEs] = state.segment[cpu::kSs] = state.segment[cpu::kDs] = data;
-  state.segment[cpu::kCs] = {.base = 0, .limit = 0xffffffff, .selector = input.mode32 ? kUserCs32 : kUserCs64,
+  state.segment[cpu::kCs] = {.base = 0,
+                             .limit = 0xffffffff,
+                             .selector = input.mode32 ? kUserCs32 : kUserCs64,
                              .attributes = input.mode32 ? kAttributesCode32 : kAttributesCode64};
   state.segment[cpu::kFs] = {.base = input.state.fs_base, .limit = 0, .selector = 0, .attributes = 0};
   state.segment[cpu::kGs] = {.base = input.state.gs_base, .limit = 0, .selector = 0, .attributes = 0};
-  state.segment[cpu::kTr] = {.base = kSystemLinear + kTssOffset, .limit = kTssLimit, .selector = kTssSelector, .attributes = 0x8b};
+  state.segment[cpu::kTr] = {
+      .base = kSystemLinear + kTssOffset, .limit = kTssLimit, .selector = kTssSelector, .attributes = 0x8b};
   state.gdtr = {.base = kSystemLinear + kGdtOffset, .limit = kGdtEntries * 8 - 1};
   state.idtr = {.base = kSystemLinear + kIdtOffset, .limit = kVectors * 16 - 1};
   std::memcpy(state.xsave.data(), input.state.xsave.data(), kXsaveBytes);
@@ -188,15 +209,20 @@ void Guest::read_outcome(const cpu::CpuState& state, Output& output) const {
   const bool has_error_code = used == 48;
   const std::byte* top = memory_->host_pointer(GuestPhysAddr{kKernelStackPhysical}, kPage) + kPage;
   if (used == 40 || used == 48) std::memcpy(frame.data() + (has_error_code ? 0 : 1), top - used, used);
-  output.outcome = {.kind = OutcomeKind::kException, .vector = static_cast<uint8_t>(vector),
-                    .error_code = static_cast<uint32_t>(frame[0]), .fault_address = 0};
-  if (vector == 14) output.outcome.fault_address = state.cr2;
-  else if (state.cr2 != kCr2Sentinel) output.outcome.fault_address = state.cr2;
+  output.outcome = {.kind = OutcomeKind::kException,
+                    .vector = static_cast<uint8_t>(vector),
+                    .error_code = static_cast<uint32_t>(frame[0]),
+                    .fault_address = 0};
+  if (vector == 14)
+    output.outcome.fault_address = state.cr2;
+  else if (state.cr2 != kCr2Sentinel)
+    output.outcome.fault_address = state.cr2;
   // A wrong frame shows as an impossible error code.
   const bool wants_error_code = vector == 8 || (vector >= 10 && vector <= 14) || vector == 17;
   if ((used != 40 && used != 48) || wants_error_code != has_error_code) output.outcome.error_code |= 0x4000'0000;
-  output.state.selector = {state.segment[cpu::kEs].selector, static_cast<uint16_t>(frame[2]), static_cast<uint16_t>(frame[5]),
-                           state.segment[cpu::kDs].selector, state.segment[cpu::kFs].selector, state.segment[cpu::kGs].selector};
+  output.state.selector = {state.segment[cpu::kEs].selector, static_cast<uint16_t>(frame[2]),
+                           static_cast<uint16_t>(frame[5]),  state.segment[cpu::kDs].selector,
+                           state.segment[cpu::kFs].selector, state.segment[cpu::kGs].selector};
   output.state.gpr = state.gpr;
   output.state.rip = frame[1];
   output.state.rflags = frame[3];

@@ -33,8 +33,10 @@ void patch(TestCase& test_case, uint64_t linear, const void* data, size_t size) 
     const size_t piece = std::min<size_t>(size, kPage - linear % kPage);
     const auto at = image_offset_of(linear);
     const size_t page = at ? *at / kPage : 0;
-    const bool code = page == static_cast<size_t>(BackingPage::kCode0) || page == static_cast<size_t>(BackingPage::kCode1);
-    if (at && !code) test_case.patches.push_back({static_cast<uint32_t>(*at), std::vector<uint8_t>(bytes, bytes + piece)});
+    const bool code =
+        page == static_cast<size_t>(BackingPage::kCode0) || page == static_cast<size_t>(BackingPage::kCode1);
+    if (at && !code)
+      test_case.patches.push_back({static_cast<uint32_t>(*at), std::vector<uint8_t>(bytes, bytes + piece)});
     linear += piece;
     bytes += piece;
     size -= piece;
@@ -61,7 +63,7 @@ std::vector<uint8_t> environment(unsigned word, Rng& random) {
 uint64_t branch_target(Rng& random, const TestCase& test_case) {
   const uint64_t view = test_case.program.sections[0].linear & kHighOffset;
   switch (random.below(16)) {
-    case 0: return view + kDataLinear + random.below(kPage);   // not executable
+    case 0: return view + kDataLinear + random.below(kPage);  // not executable
     case 1: return view + kCodeLinear + kCodeRoom + random.below(64);
     case 2: return random_integer(random);
     default: return view + kCodeLinear + random.below(kCodeRoom);
@@ -87,7 +89,8 @@ void prepare_values(const Insn& insn, const RowInfo& info, Rng& random, MachineS
       gpr[kRdx] = negative ? ~0ull : random.below(2) * random.below(16);
     }
   }
-  if (info.translation == Translation::kShiftCl && random.chance(1, 2)) gpr[kRcx] = (gpr[kRcx] & ~0xffull) | random.below(70);
+  if (info.translation == Translation::kShiftCl && random.chance(1, 2))
+    gpr[kRcx] = (gpr[kRcx] & ~0xffull) | random.below(70);
   if (info.string) {
     // Most repeats are short; a long one runs into the end of a page.
     if (random.chance(7, 8)) gpr[kRcx] = random.chance(1, 8) ? random.below(6000) : random.below(40);
@@ -115,7 +118,8 @@ void prepare_values(const Insn& insn, const RowInfo& info, Rng& random, MachineS
       state.xsave[kXsaveXmm + i] = static_cast<std::byte>(random.chance(1, 12) ? 0 : 'a' + random.below(3));
   }
   if (info.translation == Translation::kEnter || info.translation == Translation::kLeave)
-    if (random.chance(7, 8)) gpr[kRbp] = (gpr[kRsp] & ~0xffffull & ~(kPage - 1)) + kPage + (random.below(kPage / 8) * 8);
+    if (random.chance(7, 8))
+      gpr[kRbp] = (gpr[kRsp] & ~0xffffull & ~(kPage - 1)) + kPage + (random.below(kPage / 8) * 8);
   if (info.translation == Translation::kJcxz || info.translation == Translation::kLoop) {
     static constexpr uint64_t kCounts[] = {0, 1, 2, 0x10000, 0x100000000, 0x100000001};
     if (random.chance(3, 4)) gpr[kRcx] = kCounts[random.below(6)];
@@ -128,7 +132,8 @@ void aim_implicit(const RowInfo& info, Rng& random, const TestCase& test_case, M
   if (info.string || info.translation == Translation::kMaskMem) {
     if (!(info.string || (info.implicit_read & 1u << kRdi))) return;
     state.gpr[kRdi] = random_target(random, 16, 0, mode32);
-    state.gpr[kRsi] = random.chance(1, 2) ? random_target(random, 16, 0, mode32) : state.gpr[kRdi] + random.below(64) - 32;
+    state.gpr[kRsi] =
+        random.chance(1, 2) ? random_target(random, 16, 0, mode32) : state.gpr[kRdi] + random.below(64) - 32;
     // Two views of the same bytes defeat a processor's own check for overlapping strings.
     if (!mode32 && info.string && ((state.gpr[kRsi] ^ state.gpr[kRdi]) & kHighOffset)) state.gpr[kRsi] ^= kHighOffset;
   }
@@ -140,8 +145,10 @@ void prepare_comparand(const Insn& insn, uint64_t address, Rng& random, TestCase
   const std::string_view name = rhea::isa::x86::row_info(insn).mnemonic;
   if (!name.starts_with("cmpxchg") || random.chance(1, 2)) return;
   if (name == "cmpxchg") {
-    if (insn.has_memory) patch(test_case, address, &state.gpr[kRax], access_bytes(insn));
-    else if (!insn.operands[0].high_byte) state.gpr[insn.operands[0].reg] = state.gpr[kRax];
+    if (insn.has_memory)
+      patch(test_case, address, &state.gpr[kRax], access_bytes(insn));
+    else if (!insn.operands[0].high_byte)
+      state.gpr[insn.operands[0].reg] = state.gpr[kRax];
     return;
   }
   const size_t half = name == "cmpxchg8b" ? 4 : 8;
@@ -169,7 +176,7 @@ void prepare_memory(const Insn& insn, const RowInfo& info, uint64_t address, Rng
 }
 
 // Selectors as they mean the same under Linux and in the guest: null, user and kernel segments, empty entries,
-// beyond the limit. (TSS, LDT and the last entry are the kernel's own.)
+// beyond the limit. (TSS and LDT are the kernel's own.)
 uint16_t random_selector(Rng& random, bool code) {
   static constexpr uint16_t kData[] = {0x2b, 0x2b, 0x2b, 0, 3, 0x28, 0x23, 0x33};
   static constexpr uint16_t kCode[] = {0x33, 0x33, 0x23, 0x23, 0x30, 0x20, 0x2b, 0};
@@ -183,7 +190,8 @@ bool takes_selector(const RowInfo& info) {
   return std::find(std::begin(kNames), std::end(kNames), info.name) != std::end(kNames);
 }
 
-void prepare_selector(const Insn& insn, const RowInfo& info, uint64_t address, Rng& random, TestCase& test_case, Item& item) {
+void prepare_selector(const Insn& insn, const RowInfo& info, uint64_t address, Rng& random, TestCase& test_case,
+                      Item& item) {
   const unsigned size = insn.operand_size;
   if (takes_selector(info)) {
     for (unsigned i = 0; i < insn.operand_count; ++i) {
@@ -199,14 +207,16 @@ void prepare_selector(const Insn& insn, const RowInfo& info, uint64_t address, R
   append(pointer, transfer ? branch_target(random, test_case) : random.next(), size);
   append(pointer, random_selector(random, transfer), 2);
   if (info.name.ends_with("_Mp")) patch(test_case, address, pointer.data(), pointer.size());
-  if (info.name.ends_with("_Ap")) std::copy(pointer.begin(), pointer.end(), item.bytes.begin() + item.length - static_cast<int>(pointer.size()));
+  if (info.name.ends_with("_Ap"))
+    std::copy(pointer.begin(), pointer.end(), item.bytes.begin() + item.length - static_cast<int>(pointer.size()));
 }
 
 // What far returns and segment pops find on the stack.
 void prepare_far_stack(const Insn& insn, const RowInfo& info, uint64_t top, Rng& random, TestCase& test_case) {
   std::vector<uint8_t> words;
   const unsigned size = insn.operand_size;
-  if (info.mnemonic == "pop" && info.translation == Translation::kSystem) append(words, random_selector(random, false), size);
+  if (info.mnemonic == "pop" && info.translation == Translation::kSystem)
+    append(words, random_selector(random, false), size);
   if (info.mnemonic == "retf" || info.mnemonic.starts_with("iret")) {
     append(words, branch_target(random, test_case), size);
     append(words, random_selector(random, true), size);
@@ -237,7 +247,8 @@ void prepare_stack(const Insn& insn, const RowInfo& info, Rng& random, TestCase&
 
 unsigned access_bytes(const Insn& insn) {
   for (unsigned i = 0; i < insn.operand_count; ++i)
-    if (insn.operands[i].kind == OperandKind::kMemory && insn.operands[i].size_bytes) return insn.operands[i].size_bytes;
+    if (insn.operands[i].kind == OperandKind::kMemory && insn.operands[i].size_bytes)
+      return insn.operands[i].size_bytes;
   const std::string_view name = rhea::isa::x86::row_info(insn).mnemonic;
   if (starts_with_any(name, {"fxsave", "fxrstor"})) return 512;
   if (starts_with_any(name, {"xsave", "xrstor"})) return kXsaveBytes;
@@ -292,7 +303,9 @@ void random_state(Rng& random, bool mode32, MachineState& state) {
   if (random.chance(1, 32)) state.rflags |= kAlignmentCheck;
   // Segment bases of FS and GS point about the data, or nowhere.
   for (uint64_t* base : {&state.fs_base, &state.gs_base})
-    *base = mode32 ? 0 : random.chance(1, 2) ? random_target(random, 16, 0, false) & 0x7fff'ffff'ffff : random.next() & 0x7fff'ffff'ffff;
+    *base = mode32                ? 0
+            : random.chance(1, 2) ? random_target(random, 16, 0, false) & 0x7fff'ffff'ffff
+                                  : random.next() & 0x7fff'ffff'ffff;
   random_vector_state(random, state);
 }
 
@@ -305,9 +318,11 @@ void prepare(const Insn& insn, Rng& random, TestCase& test_case, Item& item) {
   uint64_t address = 0;
   if (insn.has_memory && insn.has_modrm) {
     const unsigned alignment = info.memory_alignment == 1 ? (insn.vex_l ? 32 : 16) : info.memory_alignment;
-    const uint64_t target = random_target(random, access_bytes(insn), alignment, test_case.program.mode32 || insn.mem.address_size < 8);
+    const uint64_t target =
+        random_target(random, access_bytes(insn), alignment, test_case.program.mode32 || insn.mem.address_size < 8);
     address = aim(insn, insn.mem.address_size == 2 ? kLowLinear + target % kPage : target, random, state, item);
-  } else if (insn.has_memory && insn.operand_count > 0 && !info.string && insn.mem.base == rhea::isa::x86::kNoRegister) {
+  } else if (insn.has_memory && insn.operand_count > 0 && !info.string &&
+             insn.mem.base == rhea::isa::x86::kNoRegister) {
     address = aim(insn, random_target(random, access_bytes(insn), 0, insn.mem.address_size < 8), random, state, item);
   } else if (indirect) {
     state.gpr[insn.operands[0].reg] = branch_target(random, test_case);

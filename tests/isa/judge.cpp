@@ -10,7 +10,8 @@
 
 namespace rhea::tests::isa {
 
-Verdict judge(const TestCase& test_case, const Input& input, const Output& native, const Output& actual, bool ignore_x87_pointers) {
+Verdict judge(const TestCase& test_case, const Input& input, const Output& native, const Output& actual,
+              bool ignore_x87_pointers) {
   if (!conclusive(native) || actual.outcome.kind == OutcomeKind::kLost) return Verdict::kInconclusive;
   const Tolerance tolerance = tolerance_for(test_case, input, native, actual, ignore_x87_pointers);
   if (tolerance.not_judged && native.outcome != actual.outcome) return Verdict::kInconclusive;
@@ -31,7 +32,8 @@ std::string investigate(const TestCase& test_case, Executor& native, Executor& s
   if (!fails(test_case)) return "";
   const TestCase shortest = minimise(test_case, fails);
   if (!fails(shortest)) return "";
-  const auto differences = compare(*expected, *actual, tolerance_for(shortest, *input, *expected, *actual, ignore_x87_pointers));
+  const auto differences =
+      compare(*expected, *actual, tolerance_for(shortest, *input, *expected, *actual, ignore_x87_pointers));
   return report({shortest, *input, *expected, *actual, differences}, config);
 }
 

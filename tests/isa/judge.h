@@ -13,7 +13,8 @@ namespace rhea::tests::isa {
 
 enum class Verdict : uint8_t { kPassed, kFailed, kInconclusive };
 
-Verdict judge(const TestCase& test_case, const Input& input, const Output& native, const Output& actual, bool ignore_x87_pointers);
+Verdict judge(const TestCase& test_case, const Input& input, const Output& native, const Output& actual,
+              bool ignore_x87_pointers);
 
 // Runs the case again alone, shortens it as far as it still fails, and describes it. Empty if it passes now.
 std::string investigate(const TestCase& test_case, Executor& native, Executor& subject, std::string_view config,

@@ -40,8 +40,8 @@ struct MachineState {
 enum class OutcomeKind : uint8_t {
   kException,  // every case ends in one: INT3 after the code, or a fault before
   kTimeout,
-  kShutdown,   // the engine's guest died
-  kLost,       // the executor could not say (its process died); the case judges nothing
+  kShutdown,  // the engine's guest died
+  kLost,      // the executor could not say (its process died); the case judges nothing
 };
 
 struct Outcome {

@@ -70,48 +70,76 @@ Arguments parse(int argc, char** argv) {
   arguments.run.jobs = std::max(1u, std::thread::hardware_concurrency());
   for (int i = 1; i < argc; ++i) {
     const std::string_view option = argv[i];
-    if (option == "--help") { fmt::print("{}", kHelp); std::exit(0); }
-    if (option == "--self-check") { arguments.self_check = true; continue; }
-    if (option == "--verbose") { arguments.run.verbose = true; continue; }
-    if (option == "--ignore-x87-pointers") { arguments.run.ignore_x87_pointers = true; continue; }
-    if (option == "--list") { arguments.list = true; continue; }
+    if (option == "--help") {
+      fmt::print("{}", kHelp);
+      std::exit(0);
+    }
+    if (option == "--self-check") {
+      arguments.self_check = true;
+      continue;
+    }
+    if (option == "--verbose") {
+      arguments.run.verbose = true;
+      continue;
+    }
+    if (option == "--ignore-x87-pointers") {
+      arguments.run.ignore_x87_pointers = true;
+      continue;
+    }
+    if (option == "--list") {
+      arguments.list = true;
+      continue;
+    }
     if (i + 1 == argc) usage(fmt::format("{}: unknown, or its value is missing", option));
     const char* value = argv[++i];
-    if (option == "--rows") arguments.run.rows = value;
-    else if (option == "--mode") arguments.run.mode = static_cast<int>(number(option, value));
-    else if (option == "--cases") arguments.run.cases = number(option, value);
-    else if (option == "--seed") arguments.run.seed = number(option, value);
-    else if (option == "--case") arguments.only_case = number(option, value);
-    else if (option == "--time") arguments.run.seconds = static_cast<double>(number(option, value));
-    else if (option == "--config") arguments.config = value;
-    else if (option == "--inject-bug") arguments.inject_bug = static_cast<int>(number(option, value));
-    else if (option == "--inject-all") parse_range(option, value, arguments);
-    else if (option == "--jobs") arguments.run.jobs = static_cast<unsigned>(number(option, value));
-    else if (option == "--max-reports") arguments.run.max_reports = static_cast<unsigned>(number(option, value));
-    else usage(fmt::format("{}: unknown option", option));
+    if (option == "--rows")
+      arguments.run.rows = value;
+    else if (option == "--mode")
+      arguments.run.mode = static_cast<int>(number(option, value));
+    else if (option == "--cases")
+      arguments.run.cases = number(option, value);
+    else if (option == "--seed")
+      arguments.run.seed = number(option, value);
+    else if (option == "--case")
+      arguments.only_case = number(option, value);
+    else if (option == "--time")
+      arguments.run.seconds = static_cast<double>(number(option, value));
+    else if (option == "--config")
+      arguments.config = value;
+    else if (option == "--inject-bug")
+      arguments.inject_bug = static_cast<int>(number(option, value));
+    else if (option == "--inject-all")
+      parse_range(option, value, arguments);
+    else if (option == "--jobs")
+      arguments.run.jobs = static_cast<unsigned>(number(option, value));
+    else if (option == "--max-reports")
+      arguments.run.max_reports = static_cast<unsigned>(number(option, value));
+    else
+      usage(fmt::format("{}: unknown option", option));
   }
   return arguments;
 }
 
-Result<std::unique_ptr<Executor>> native_factory() {
-  return RHEA_TRY(NativeExecutor::create());
-}
+Result<std::unique_ptr<Executor>> native_factory() { return RHEA_TRY(NativeExecutor::create()); }
 
 void print_summary(const CaseGenerator& generator, const RunResult& result, const RunOptions& options) {
-  fmt::print("isa {}: seed {}, {} cases passed, {} failed, {} inconclusive, {} executor deaths, at least {} per combination, "
-             "{} of {} combinations never judged, {:.1f} s, {:.0f} cases/s\n",
-             options.config, options.seed, result.cases_passed, result.cases_failed, result.cases_inconclusive,
-             result.executor_deaths, result.fewest_cases, result.combos_untested, generator.combos().size() - result.combos_skipped,
-             result.seconds, static_cast<double>(result.cases_passed + result.cases_failed) / result.seconds);
+  fmt::print(
+      "isa {}: seed {}, {} cases passed, {} failed, {} inconclusive, {} executor deaths, at least {} per combination, "
+      "{} of {} combinations never judged, {:.1f} s, {:.0f} cases/s\n",
+      options.config, options.seed, result.cases_passed, result.cases_failed, result.cases_inconclusive,
+      result.executor_deaths, result.fewest_cases, result.combos_untested,
+      generator.combos().size() - result.combos_skipped, result.seconds,
+      static_cast<double>(result.cases_passed + result.cases_failed) / result.seconds);
 }
 
 int list(const CaseGenerator& generator, const RunOptions& options) {
   for (const Combo& combo : generator.combos()) {
     const auto& info = rhea::isa::x86::row_info(combo.row);
     if (!matches(info.name, options.rows)) continue;
-    fmt::print("{:<28} {} form {} size {} L{} W{} prefix {}  {}\n", info.name, combo.mode == rhea::isa::x86::CpuMode::k32 ? 32 : 64,
-               static_cast<int>(combo.form.form), combo.form.operand_size, combo.form.vex_l, combo.form.rex_w,
-               static_cast<int>(combo.form.prefix), combo.skip.empty() ? "" : fmt::format("skipped: {}", combo.skip));
+    fmt::print("{:<28} {} form {} size {} L{} W{} prefix {}  {}\n", info.name,
+               combo.mode == rhea::isa::x86::CpuMode::k32 ? 32 : 64, static_cast<int>(combo.form.form),
+               combo.form.operand_size, combo.form.vex_l, combo.form.rex_w, static_cast<int>(combo.form.prefix),
+               combo.skip.empty() ? "" : fmt::format("skipped: {}", combo.skip));
   }
   fmt::print("{} combinations\n", generator.combos().size());
   return 0;
@@ -131,7 +159,9 @@ int self_check(const CaseGenerator& generator, RunOptions options) {
       return std::make_unique<CorruptingExecutor>(RHEA_TRY(native_factory()), kind);
     });
     const bool all_found = wrong.cases_passed == 0 && wrong.cases_failed > 0;
-    if (!all_found) fmt::print("self-check: a change of {} escaped in {} cases\n", CorruptingExecutor::kind_name(kind), wrong.cases_passed);
+    if (!all_found)
+      fmt::print("self-check: a change of {} escaped in {} cases\n", CorruptingExecutor::kind_name(kind),
+                 wrong.cases_passed);
     (all_found ? passed : failed)++;
   }
   fmt::print("{} passed, {} failed, 0 skipped\n", passed, failed);
@@ -161,11 +191,14 @@ int inject_all(const CaseGenerator& generator, const Arguments& arguments) {
     options.config = arguments.config;
     const RunResult result = run_all(generator, options, factory_for(arguments.config, bug));
     const bool found = result.cases_failed > 0;
-    fmt::print("bug {:>3}: {} after {} cases, {:.1f} s{}\n", bug, found ? "caught" : "NOT CAUGHT", result.cases_passed, result.seconds,
-               found && !result.failed_numbers.empty()
-                   ? fmt::format(", case {} {}", result.failed_numbers[0],
-                                 rhea::isa::x86::row_info(generator.combos()[generator.combo_of(result.failed_numbers[0])].row).name)
-                   : "");
+    fmt::print(
+        "bug {:>3}: {} after {} cases, {:.1f} s{}\n", bug, found ? "caught" : "NOT CAUGHT", result.cases_passed,
+        result.seconds,
+        found && !result.failed_numbers.empty()
+            ? fmt::format(
+                  ", case {} {}", result.failed_numbers[0],
+                  rhea::isa::x86::row_info(generator.combos()[generator.combo_of(result.failed_numbers[0])].row).name)
+            : "");
     std::fflush(stdout);
     (found ? caught : missed)++;
   }
@@ -203,7 +236,8 @@ int main(int argc, char** argv) {
   if (arguments.only_case) {
     RunOptions options = arguments.run;
     options.config = arguments.config;
-    return run_one(generator, options, *arguments.only_case, factory_for(arguments.config, arguments.inject_bug)) ? 0 : 1;
+    return run_one(generator, options, *arguments.only_case, factory_for(arguments.config, arguments.inject_bug)) ? 0
+                                                                                                                  : 1;
   }
   return conformance(generator, arguments);
 }

@@ -5,14 +5,15 @@
 // (INT3 after the code, or a fault), the kernel builds a signal frame with the whole user-visible state, and
 // the handler copies that frame out, writes the state of the next case over it and returns, whereupon the
 // kernel loads it: registers, flags, CS (so 32-bit code too), x87, vector state and MXCSR. The handler runs on
-// its own stack and may assume nothing about segments (so nothing thread-local) or flags. Seccomp leaves the process only the
-// calls that the handler makes: what a case does to this process ends with this process.
+// its own stack and may assume nothing about segments (so nothing thread-local) or flags. Seccomp leaves the process
+// only the calls that the handler makes: what a case does to this process ends with this process.
 #include "tests/isa/native_child.h"
 
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/futex.h>
 #include <linux/seccomp.h>
+#include <sched.h>
 #include <signal.h>
 #include <stddef.h>
 #include <sys/mman.h>
@@ -42,7 +43,7 @@ constexpr int kGregs[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP
                             REG_R8,  REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15};
 constexpr uint64_t kCs64 = 0x33, kCs32 = 0x23;
 constexpr uint16_t kUserData = 0x2b;
-constexpr size_t kLegacyBytes = 416;  // x87 and SSE registers; the rest of the legacy area is the kernel's
+constexpr size_t kLegacyBytes = 416;          // x87 and SSE registers; the rest of the legacy area is the kernel's
 constexpr uint64_t kSettableFlags = 0x40dd5;  // what a signal return loads, without RF: AC OF DF TF SZAPC
 
 // A signal handler has no other way to its data.
@@ -185,10 +186,20 @@ void native_child_main(NativeRing& ring, int backing_fd) {
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   child.ring = &ring;
   child.next = ring.completed.load();
+  // LSL can see which processor it runs on: always the same one, as in the guest.
+  cpu_set_t allowed, first;
+  CPU_ZERO(&first);
+  if (sched_getaffinity(0, sizeof allowed, &allowed) == 0) {
+    int cpu = 0;
+    while (cpu < CPU_SETSIZE - 1 && !CPU_ISSET(cpu, &allowed)) ++cpu;
+    CPU_SET(cpu, &first);
+    sched_setaffinity(0, sizeof first, &first);
+  }
   if (!map_arena(backing_fd)) _exit(2);
 
   constexpr size_t kStackBytes = 256 * 1024;  // signal frames with AVX-512 and AMX take 12 KiB
-  void* stack_memory = mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+  void* stack_memory =
+      mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
   if (stack_memory == MAP_FAILED) _exit(3);
   const stack_t stack{.ss_sp = stack_memory, .ss_flags = 0, .ss_size = kStackBytes};
   if (sigaltstack(&stack, nullptr) != 0) _exit(3);

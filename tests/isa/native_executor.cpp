@@ -117,7 +117,8 @@ void NativeExecutor::wait_for(uint32_t target) {
 void NativeExecutor::recover() {
   child_ = -1;
   const uint32_t lost = ring_->completed.load();
-  ring_->output[lost % kRingSlots].outcome = {.kind = OutcomeKind::kLost, .vector = 0, .error_code = 0, .fault_address = 0};
+  ring_->output[lost % kRingSlots].outcome = {
+      .kind = OutcomeKind::kLost, .vector = 0, .error_code = 0, .fault_address = 0};
   ring_->completed.store(lost + 1);
   if (!start_child()) _exit(70);
 }

@@ -33,22 +33,27 @@ std::string listing(const TestCase& test_case, const Input& input) {
     for (const uint8_t byte : code) bytes += fmt::format("{:02x}", byte);
     Insn insn;
     const bool decoded = decode(code, mode, insn) == rhea::isa::x86::DecodeStatus::kOk;
-    text += fmt::format("  {:x}: {:<30} {}\n", addresses[i], bytes,
-                        decoded ? rhea::isa::x86::disassemble(insn, addresses[i]) : std::string("(cut off or invalid)"));
+    text +=
+        fmt::format("  {:x}: {:<30} {}\n", addresses[i], bytes,
+                    decoded ? rhea::isa::x86::disassemble(insn, addresses[i]) : std::string("(cut off or invalid)"));
   }
   return text;
 }
 
 std::string report(const Finding& finding, std::string_view config) {
   const TestCase& test_case = finding.test_case;
-  std::string text = fmt::format("FAIL {} {} seed {} case {} config {}\n", rhea::isa::x86::row_info(test_case.row).name,
-                                 test_case.program.mode32 ? "32-bit" : "64-bit", test_case.seed, test_case.number, config);
+  std::string text =
+      fmt::format("FAIL {} {} seed {} case {} config {}\n", rhea::isa::x86::row_info(test_case.row).name,
+                  test_case.program.mode32 ? "32-bit" : "64-bit", test_case.seed, test_case.number, config);
   text += listing(test_case, finding.input);
-  const bool vectors = std::any_of(finding.differences.begin(), finding.differences.end(), [](const Difference& difference) {
-    return difference.field.find_first_of("xmystf") == 0 && !difference.field.starts_with("memory stack") && !difference.field.starts_with("fs");
-  });
+  const bool vectors =
+      std::any_of(finding.differences.begin(), finding.differences.end(), [](const Difference& difference) {
+        return difference.field.find_first_of("xmystf") == 0 && !difference.field.starts_with("memory stack") &&
+               !difference.field.starts_with("fs");
+      });
   text += "before:\n" + describe(finding.input.state, test_case.program.mode32, vectors);
-  text += "expected: " + describe(finding.expected.outcome) + "\n" + describe(finding.expected.state, test_case.program.mode32, vectors);
+  text += "expected: " + describe(finding.expected.outcome) + "\n" +
+          describe(finding.expected.state, test_case.program.mode32, vectors);
   text += "actual:   " + describe(finding.actual.outcome) + "\n";
   text += "differences (expected, actual):\n";
   for (const Difference& difference : finding.differences)

@@ -98,7 +98,8 @@ class Run {
   // ---- worker ----
   uint64_t case_at(unsigned worker, uint64_t position) const {
     const uint64_t sequential = position * jobs_ + worker;
-    return generator_.number_of(selected_[sequential % selected_.size()], options_.first_round + sequential / selected_.size());
+    return generator_.number_of(selected_[sequential % selected_.size()],
+                                options_.first_round + sequential / selected_.size());
   }
   uint64_t case_count(unsigned worker) const {
     const uint64_t total = selected_.size() * options_.cases;
@@ -167,14 +168,17 @@ class Run {
     return true;
   }
 
-  void account(const TestCase& test_case, const Input& input, const Output& expected, const Output& actual, Executor& native, Executor& subject) {
+  void account(const TestCase& test_case, const Input& input, const Output& expected, const Output& actual,
+               Executor& native, Executor& subject) {
     ComboCount& count = board_->combos[generator_.combo_of(test_case.number)];
     switch (judge(test_case, input, expected, actual, options_.ignore_x87_pointers)) {
       case Verdict::kPassed: ++count.passed; return;
       case Verdict::kInconclusive:
         ++count.inconclusive;
-        if (options_.verbose) fmt::print("inconclusive: case {} {}: native {}, subject {}\n", test_case.number,
-                                         rhea::isa::x86::row_info(test_case.row).name, describe(expected.outcome), describe(actual.outcome));
+        if (options_.verbose)
+          fmt::print("inconclusive: case {} {}: native {}, subject {}\n", test_case.number,
+                     rhea::isa::x86::row_info(test_case.row).name, describe(expected.outcome),
+                     describe(actual.outcome));
         return;
       case Verdict::kFailed: break;
     }
@@ -183,9 +187,11 @@ class Run {
     if (count.failed++ == 0 && !options_.quiet && board_->reports++ < options_.max_reports) {
       std::string text = investigate(test_case, native, subject, options_.config, options_.ignore_x87_pointers);
       if (text.empty()) {
-        text = fmt::format("FAIL {} seed {} case {} config {}: passes when run again: the result depends on earlier cases\n",
-                           rhea::isa::x86::row_info(test_case.row).name, test_case.seed, test_case.number, options_.config);
-        for (const Difference& difference : compare(expected, actual, tolerance_for(test_case, input, expected, actual, options_.ignore_x87_pointers)))
+        text = fmt::format(
+            "FAIL {} seed {} case {} config {}: passes when run again: the result depends on earlier cases\n",
+            rhea::isa::x86::row_info(test_case.row).name, test_case.seed, test_case.number, options_.config);
+        for (const Difference& difference :
+             compare(expected, actual, tolerance_for(test_case, input, expected, actual, options_.ignore_x87_pointers)))
           text += fmt::format("  {:<24} {} {}\n", difference.field, difference.expected, difference.actual);
       }
       std::fputs((text + "\n").c_str(), stdout);
@@ -204,15 +210,23 @@ class Run {
         int status = 0;
         if (waitpid(pids_[i], &status, WNOHANG) == pids_[i]) {
           pids_[i] = -1;
-          if (board_->workers[i].done || board_->stop) { --alive; continue; }
+          if (board_->workers[i].done || board_->stop) {
+            --alive;
+            continue;
+          }
           died(i, status);
-          if (pids_[i] <= 0) { --alive; continue; }
+          if (pids_[i] <= 0) {
+            --alive;
+            continue;
+          }
           progress[i] = {board_->workers[i].position, Clock::now()};
           continue;
         }
         const uint64_t position = board_->workers[i].position;
-        if (position != progress[i].first) progress[i] = {position, Clock::now()};
-        else if (Clock::now() - progress[i].second > std::chrono::seconds(options_.patience_seconds)) kill(pids_[i], SIGKILL);
+        if (position != progress[i].first)
+          progress[i] = {position, Clock::now()};
+        else if (Clock::now() - progress[i].second > std::chrono::seconds(options_.patience_seconds))
+          kill(pids_[i], SIGKILL);
       }
     }
   }
@@ -230,9 +244,11 @@ class Run {
       const bool hung = WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL;
       fmt::print("FAIL {} {} seed {} case {} config {}: the executor {}\n",
                  rhea::isa::x86::row_info(generator_.combos()[combo].row).name,
-                 generator_.combos()[combo].mode == CpuMode::k32 ? "32-bit" : "64-bit", options_.seed, number, options_.config,
-                 hung ? "hung" : WIFSIGNALED(status) ? fmt::format("died of signal {}", WTERMSIG(status))
-                                                     : fmt::format("exited with status {}", WEXITSTATUS(status)));
+                 generator_.combos()[combo].mode == CpuMode::k32 ? "32-bit" : "64-bit", options_.seed, number,
+                 options_.config,
+                 hung                  ? "hung"
+                 : WIFSIGNALED(status) ? fmt::format("died of signal {}", WTERMSIG(status))
+                                       : fmt::format("exited with status {}", WEXITSTATUS(status)));
       if (generator_.make(number, test_case, input))
         fmt::print("{}before:\n{}\n", listing(test_case, input), describe(input.state, input.mode32));
       std::fflush(stdout);
@@ -254,21 +270,26 @@ class Run {
       result.cases_inconclusive += count.inconclusive;
       const uint64_t judged = count.passed + count.failed;
       result.fewest_cases = std::min(result.fewest_cases, judged);
-      if (count.failed) ++result.combos_failed;
-      else if (count.passed) ++result.combos_passed;
-      else ++result.combos_untested;
+      if (count.failed)
+        ++result.combos_failed;
+      else if (count.passed)
+        ++result.combos_passed;
+      else
+        ++result.combos_untested;
       if (count.failed && !options_.quiet)
         fmt::print("failed: {:<28} {} form {} size {} L{} W{} prefix {}: {} of {}\n",
                    rhea::isa::x86::row_info(generator_.combos()[i].row).name,
-                   generator_.combos()[i].mode == CpuMode::k32 ? 32 : 64, static_cast<int>(generator_.combos()[i].form.form),
-                   generator_.combos()[i].form.operand_size, generator_.combos()[i].form.vex_l, generator_.combos()[i].form.rex_w,
+                   generator_.combos()[i].mode == CpuMode::k32 ? 32 : 64,
+                   static_cast<int>(generator_.combos()[i].form.form), generator_.combos()[i].form.operand_size,
+                   generator_.combos()[i].form.vex_l, generator_.combos()[i].form.rex_w,
                    static_cast<int>(generator_.combos()[i].form.prefix), count.failed.load(), judged);
       if (!judged && !options_.quiet && !options_.seconds)
         fmt::print("never judged: {} {}\n", rhea::isa::x86::row_info(generator_.combos()[i].row).name,
                    generator_.combos()[i].mode == CpuMode::k32 ? "32-bit" : "64-bit");
     }
     for (const Combo& combo : generator_.combos())
-      if (!combo.skip.empty() && matches(rhea::isa::x86::row_info(combo.row).name, options_.rows)) ++result.combos_skipped;
+      if (!combo.skip.empty() && matches(rhea::isa::x86::row_info(combo.row).name, options_.rows))
+        ++result.combos_skipped;
     result.seconds = std::chrono::duration<double>(Clock::now() - start_).count();
     return result;
   }
@@ -292,7 +313,8 @@ RunResult run_all(const CaseGenerator& generator, const RunOptions& options, con
   return Run(generator, options, factory).run();
 }
 
-bool run_one(const CaseGenerator& generator, const RunOptions& options, uint64_t number, const ExecutorFactory& factory) {
+bool run_one(const CaseGenerator& generator, const RunOptions& options, uint64_t number,
+             const ExecutorFactory& factory) {
   auto native = NativeExecutor::create();
   auto subject = factory();
   if (!native || !subject) {

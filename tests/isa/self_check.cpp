@@ -6,8 +6,8 @@ namespace rhea::tests::isa {
 namespace {
 
 constexpr std::string_view kNames[CorruptingExecutor::kKinds] = {
-    "a bit of a GPR", "RSP", "RIP", "CF", "DF", "the vector", "the error code", "FS base", "MXCSR", "an x87 register",
-    "the x87 tags",   "XMM", "YMM", "FCW", "a byte of data", "a byte of the stack"};
+    "a bit of a GPR",  "RSP",          "RIP", "CF",  "DF",  "the vector",     "the error code",     "FS base", "MXCSR",
+    "an x87 register", "the x87 tags", "XMM", "YMM", "FCW", "a byte of data", "a byte of the stack"};
 
 void flip(std::byte& byte) { byte ^= std::byte{0x10}; }
 

@@ -48,7 +48,11 @@ uint16_t written_gprs(const Insn& insn) {
 class SequenceBuilder {
  public:
   SequenceBuilder(const Combo& focus, const FillerSource& filler, Rng& random, TestCase& test_case)
-      : focus_(focus), filler_(filler), random_(random), test_case_(test_case), program_(test_case.program),
+      : focus_(focus),
+        filler_(filler),
+        random_(random),
+        test_case_(test_case),
+        program_(test_case.program),
         mode32_(focus.mode == CpuMode::k32) {}
 
   bool build() {
@@ -58,7 +62,8 @@ class SequenceBuilder {
     const bool loops = random_.chance(1, 2);
     const unsigned loop_from = loops ? random_.below(count) : 0;
     const unsigned loop_to = loops ? loop_from + random_.below(std::min(count - loop_from, 8u)) : 0;
-    const bool calls = random_.chance(2, 5) || (writable_code() && !writable(kMain)) || info().translation == Translation::kRet;
+    const bool calls =
+        random_.chance(2, 5) || (writable_code() && !writable(kMain)) || info().translation == Translation::kRet;
     const unsigned call_at = calls ? random_.below(count) : count;
     state().gpr[counter_] = 1 + random_.below(5);
     if (loops) emit_mov_immediate(counter_, 1 + random_.below(5));
@@ -66,10 +71,14 @@ class SequenceBuilder {
     bool generated = false;
     for (unsigned i = 0; i < count; ++i) {
       if (loops && i == loop_from) loop_top = program_.items.size();
-      if (i == focus_at) generated = emit_focus();
-      else if (random_.chance(1, 8)) emit_forward_branch();
-      else if (writable_code() && random_.chance(1, 4)) emit_code_change();
-      else emit_filler(loops && i <= loop_to);
+      if (i == focus_at)
+        generated = emit_focus();
+      else if (random_.chance(1, 8))
+        emit_forward_branch();
+      else if (writable_code() && random_.chance(1, 4))
+        emit_code_change();
+      else
+        emit_filler(loops && i <= loop_to);
       if (i == call_at) emit_call();
       if (loops && i == loop_to) emit_loop_end(loop_top);
     }
@@ -83,8 +92,12 @@ class SequenceBuilder {
   const RowInfo& info() const { return rhea::isa::x86::row_info(focus_.row); }
   MachineState& state() { return test_case_.state; }
 
-  bool chooses_components() const { return info().mnemonic.starts_with("xsave") || info().mnemonic.starts_with("xrstor"); }
-  bool writable(uint8_t section) const { return program_.sections[section].image_start == image_offset(BackingPage::kSelfModifying); }
+  bool chooses_components() const {
+    return info().mnemonic.starts_with("xsave") || info().mnemonic.starts_with("xrstor");
+  }
+  bool writable(uint8_t section) const {
+    return program_.sections[section].image_start == image_offset(BackingPage::kSelfModifying);
+  }
   bool writable_code() const { return writable(kSubroutine); }
 
   // ---- registers ----
@@ -137,10 +150,14 @@ class SequenceBuilder {
     if (reg == counter_) return;
     pointers_ |= bit(reg);
     const bool high = !mode32_ && random_.chance(1, 2);
-    if (writable_code() && random_.chance(1, 2)) state().gpr[reg] = program_.sections[kSubroutine].linear + 0x8c0 + random_.below(0x100);  // beside the code
-    else if (random_.chance(1, 12)) state().gpr[reg] = kData2Linear + kPage - random_.below(200) + (high ? kHighOffset : 0);
-    else if (random_.chance(1, 12)) state().gpr[reg] = kDataLinear + 2 * kPage - random_.below(200) + (high ? kHighOffset : 0);
-    else state().gpr[reg] = safe_target(random_, 512, high) + (random_.chance(1, 4) ? random_.below(16) : 0);
+    if (writable_code() && random_.chance(1, 2))
+      state().gpr[reg] = program_.sections[kSubroutine].linear + 0x8c0 + random_.below(0x100);  // beside the code
+    else if (random_.chance(1, 12))
+      state().gpr[reg] = kData2Linear + kPage - random_.below(200) + (high ? kHighOffset : 0);
+    else if (random_.chance(1, 12))
+      state().gpr[reg] = kDataLinear + 2 * kPage - random_.below(200) + (high ? kHighOffset : 0);
+    else
+      state().gpr[reg] = safe_target(random_, 512, high) + (random_.chance(1, 4) ? random_.below(16) : 0);
   }
 
   // ---- emission ----
@@ -193,8 +210,10 @@ class SequenceBuilder {
     if (!insn.has_memory) return;
     const bool fixed = insn.mem.base == kRipBase || (insn.mem.base == kNoRegister && insn.mem.index == kNoRegister);
     if (!fixed || rhea::isa::x86::row_info(insn).string) return;
-    const bool high = insn.mem.base == kRipBase && (program_.sections[section_].linear & kHighOffset) && insn.mem.address_size == 8;
-    const uint64_t target = insn.mem.address_size == 2 ? kLowLinear + random_.below(kPage - 64) : safe_target(random_, 512, high);
+    const bool high =
+        insn.mem.base == kRipBase && (program_.sections[section_].linear & kHighOffset) && insn.mem.address_size == 8;
+    const uint64_t target =
+        insn.mem.address_size == 2 ? kLowLinear + random_.below(kPage - 64) : safe_target(random_, 512, high);
     MachineState scratch = state();
     scratch.fs_base = scratch.gs_base = 0;
     aim(insn, target, random_, scratch, item);
@@ -224,7 +243,8 @@ class SequenceBuilder {
   }
 
   void note_immediate(const Insn& insn) {
-    if (writable(section_) && insn.operand_count && insn.imm_bytes && insn.operands[insn.operand_count - 1].kind == OperandKind::kImmediate)
+    if (writable(section_) && insn.operand_count && insn.imm_bytes &&
+        insn.operands[insn.operand_count - 1].kind == OperandKind::kImmediate)
       with_immediate_.push_back(program_.items.size() - 1);
   }
 
@@ -239,13 +259,19 @@ class SequenceBuilder {
 
   bool emit_focus() {
     switch (info().translation) {
-      case Translation::kJmpRel: case Translation::kJcc: case Translation::kJcxz: case Translation::kLoop:
+      case Translation::kJmpRel:
+      case Translation::kJcc:
+      case Translation::kJcxz:
+      case Translation::kLoop:
       case Translation::kCallRel: return emit_focus_branch();
-      case Translation::kJmpInd: case Translation::kCallInd: return emit_focus_indirect();
+      case Translation::kJmpInd:
+      case Translation::kCallInd: return emit_focus_indirect();
       case Translation::kRet: return true;  // the subroutine ends in it
       default: break;
     }
     if (chooses_components()) {
+      glued_from_ = program_.items.size();
+      glued_to_ = glued_from_ + 2;
       emit_mov_immediate(kRax, random_.below(8));
       emit_mov_immediate(kRdx, 0);
     }
@@ -254,7 +280,8 @@ class SequenceBuilder {
       GenerateOptions wanted = options(focus_);
       if (attempt > 10) wanted.allowed_gprs = static_cast<uint16_t>(~bit(counter_)), wanted.allowed_bases = 0xffff;
       wanted.redundant_prefixes = random_.chance(1, 8);
-      if (chooses_components()) wanted.allowed_bases &= static_cast<uint16_t>(~5), wanted.allowed_indexes &= static_cast<uint16_t>(~5);
+      if (chooses_components())
+        wanted.allowed_bases &= static_cast<uint16_t>(~5), wanted.allowed_indexes &= static_cast<uint16_t>(~5);
       if (info().name == "INT_Ib") wanted.set_immediate = true, wanted.immediate = random_.below(32);
       Insn insn;
       const std::vector<uint8_t> bytes = encode(focus_, wanted, insn);
@@ -283,8 +310,10 @@ class SequenceBuilder {
 
   // x87 instructions with every exception unmasked: the first that raises one leaves it pending.
   void raise_x87() {
-    state().set_xsave_field<uint16_t>(kXsaveFcw, static_cast<uint16_t>(state().xsave_field<uint16_t>(kXsaveFcw) & ~0x3f));
-    state().set_xsave_field<uint16_t>(kXsaveFsw, static_cast<uint16_t>(state().xsave_field<uint16_t>(kXsaveFsw) & ~0x80ff));
+    state().set_xsave_field<uint16_t>(kXsaveFcw,
+                                      static_cast<uint16_t>(state().xsave_field<uint16_t>(kXsaveFcw) & ~0x3f));
+    state().set_xsave_field<uint16_t>(kXsaveFsw,
+                                      static_cast<uint16_t>(state().xsave_field<uint16_t>(kXsaveFsw) & ~0x80ff));
     for (int attempt = 0; attempt < 200; ++attempt) {
       const Combo& combo = filler_(random_);
       if (rhea::isa::x86::row_info(combo.row).translation != Translation::kCopyX87) continue;
@@ -337,8 +366,10 @@ class SequenceBuilder {
     if (!insn.has_memory) {
       const uint8_t reg = insn.operands[0].reg;
       std::vector<uint8_t> load;
-      if (mode32_) load = {static_cast<uint8_t>(0xb8 + reg), 0, 0, 0, 0};
-      else load = {static_cast<uint8_t>(0x48 | reg >> 3), static_cast<uint8_t>(0xb8 + (reg & 7)), 0, 0, 0, 0, 0, 0, 0, 0};
+      if (mode32_)
+        load = {static_cast<uint8_t>(0xb8 + reg), 0, 0, 0, 0};
+      else
+        load = {static_cast<uint8_t>(0x48 | reg >> 3), static_cast<uint8_t>(0xb8 + (reg & 7)), 0, 0, 0, 0, 0, 0, 0, 0};
       Item& item = push(load);
       item.fixup = Fixup::kLabelAbsolute;
       item.fixup_offset = mode32_ ? 1 : 2;
@@ -361,9 +392,12 @@ class SequenceBuilder {
     const uint8_t condition = static_cast<uint8_t>(random_.below(16));
     const bool near = random_.chance(1, 2);
     std::vector<uint8_t> bytes;
-    if (random_.chance(1, 10)) bytes = near ? std::vector<uint8_t>{0xe9, 0, 0, 0, 0} : std::vector<uint8_t>{0xeb, 0};
-    else if (near) bytes = {0x0f, static_cast<uint8_t>(0x80 | condition), 0, 0, 0, 0};
-    else bytes = {static_cast<uint8_t>(0x70 | condition), 0};
+    if (random_.chance(1, 10))
+      bytes = near ? std::vector<uint8_t>{0xe9, 0, 0, 0, 0} : std::vector<uint8_t>{0xeb, 0};
+    else if (near)
+      bytes = {0x0f, static_cast<uint8_t>(0x80 | condition), 0, 0, 0, 0};
+    else
+      bytes = {static_cast<uint8_t>(0x70 | condition), 0};
     const uint8_t size = near ? 4 : 1;
     Item& item = push(bytes);
     item.fixup = Fixup::kLabel;
@@ -384,8 +418,10 @@ class SequenceBuilder {
     }
     std::vector<uint8_t> count;
     if (rex) count.push_back(0x41);
-    if (random_.chance(1, 2)) count.insert(count.end(), {0xff, static_cast<uint8_t>(0xc8 | low)});        // dec r32
-    else count.insert(count.end(), {0x83, static_cast<uint8_t>(0xe8 | low), 1});                          // sub r32, 1
+    if (random_.chance(1, 2))
+      count.insert(count.end(), {0xff, static_cast<uint8_t>(0xc8 | low)});  // dec r32
+    else
+      count.insert(count.end(), {0x83, static_cast<uint8_t>(0xe8 | low), 1});  // sub r32, 1
     push(count);
     loop_branch_ = program_.items.size();
     Item& item = push({0x0f, 0x85, 0, 0, 0, 0});  // jnz
@@ -423,6 +459,7 @@ class SequenceBuilder {
   void resolve_forward() {
     const size_t end = main_end_ ? main_end_ : program_.items.size();
     const auto label = [&](size_t index) {
+      if (index > glued_from_ && index <= glued_to_) index = glued_from_;  // not without its EDX:EAX
       if (loop_branch_ && index == loop_branch_) --index;  // without the decrement it would loop for ever
       return static_cast<uint16_t>(index >= end ? program_.items.size() : index);
     };
@@ -451,7 +488,7 @@ class SequenceBuilder {
   Program& program_;
   bool mode32_;
   uint8_t section_ = kMain;
-  size_t main_end_ = 0, loop_branch_ = 0;
+  size_t main_end_ = 0, loop_branch_ = 0, glued_from_ = ~size_t{0}, glued_to_ = 0;
   uint16_t pointers_ = 0, index_ = 0, worked_ = 0;
   uint8_t counter_ = 0xff;
   std::vector<Forward> forward_, forward_patches_;

@@ -17,7 +17,8 @@ std::optional<size_t> image_offset_of(uint64_t linear) {
 
 std::vector<uint64_t> layout(const Program& program) {
   std::vector<uint64_t> addresses(program.items.size() + 1);
-  std::array<uint64_t, 2> at{program.sections[0].linear + program.sections[0].start, program.sections[1].linear + program.sections[1].start};
+  std::array<uint64_t, 2> at{program.sections[0].linear + program.sections[0].start,
+                             program.sections[1].linear + program.sections[1].start};
   for (size_t i = 0; i < program.items.size(); ++i) {
     const Item& item = program.items[i];
     addresses[i] = at[item.section];
@@ -48,7 +49,8 @@ bool is_code(BackingPage page) {
 }
 
 // An instruction that ends beyond the code pages is cut off: its fetch faults.
-bool place(const Program& program, const Item& item, uint64_t address, const std::vector<uint64_t>& addresses, Image& image) {
+bool place(const Program& program, const Item& item, uint64_t address, const std::vector<uint64_t>& addresses,
+           Image& image) {
   const Section& section = program.sections[item.section];
   const uint64_t offset = address - section.linear;
   std::array<uint8_t, 16> bytes = item.bytes;
@@ -60,7 +62,8 @@ bool place(const Program& program, const Item& item, uint64_t address, const std
     std::memcpy(bytes.data() + item.fixup_offset, &value, item.fixup_size);
   }
   if (offset < section.room)
-    std::memcpy(image.data() + section.image_start + offset, bytes.data(), std::min<uint64_t>(item.length, section.room - offset));
+    std::memcpy(image.data() + section.image_start + offset, bytes.data(),
+                std::min<uint64_t>(item.length, section.room - offset));
   return true;
 }
 
@@ -70,7 +73,8 @@ std::span<const uint8_t> code_at(const Program& program, const Input& input, uin
   for (const Section& section : program.sections) {
     const uint64_t offset = linear - section.linear;
     if (offset < section.room)
-      return {reinterpret_cast<const uint8_t*>(input.image.data()) + section.image_start + offset, section.room - offset};
+      return {reinterpret_cast<const uint8_t*>(input.image.data()) + section.image_start + offset,
+              section.room - offset};
   }
   return {};
 }
@@ -84,12 +88,14 @@ bool build_input(const TestCase& test_case, Input& input) {
     if (is_code(static_cast<BackingPage>(page))) std::memset(input.image.data() + page * kPage, kFill, kPage);
   const std::vector<uint64_t> addresses = layout(program);
   for (size_t i = 0; i < program.items.size(); ++i)
-    if (!program.items[i].dropped && !place(program, program.items[i], addresses[i], addresses, input.image)) return false;
+    if (!program.items[i].dropped && !place(program, program.items[i], addresses[i], addresses, input.image))
+      return false;
   input.state.rip = program.sections[0].linear + program.sections[0].start;
   for (const Patch& patch : test_case.patches) {
     const size_t room = kImageBytes - std::min<size_t>(patch.image_offset, kImageBytes);
     if (patch.label >= 0)
-      std::memcpy(input.image.data() + patch.image_offset, &addresses[static_cast<size_t>(patch.label)], std::min<size_t>(8, room));
+      std::memcpy(input.image.data() + patch.image_offset, &addresses[static_cast<size_t>(patch.label)],
+                  std::min<size_t>(8, room));
     else
       std::memcpy(input.image.data() + patch.image_offset, patch.bytes.data(), std::min(patch.bytes.size(), room));
   }

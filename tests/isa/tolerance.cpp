@@ -66,7 +66,8 @@ void tolerate_fault(const Insn& insn, const Output& native, const Output& actual
   const bool ordered = row.translation == Translation::kPusha || row.translation == Translation::kCallInd;
   tolerance.any_fault_address = area || ordered || (row.translation == Translation::kMaskMem && !insn.mem.vsib);
   tolerance.partial_stores = area || ordered || row.name == "FSTP_Mt" || row.name == "FBSTP";
-  tolerance.not_judged = area && native.outcome.vector != actual.outcome.vector && is_access_fault(native) && is_access_fault(actual);
+  tolerance.not_judged =
+      area && native.outcome.vector != actual.outcome.vector && is_access_fault(native) && is_access_fault(actual);
   tolerance.partial_loads = row.translation == Translation::kPopa;
   tolerance.x87_stack = is_mmx(insn);
   if (row.translation == Translation::kMaskMem && row.register_only &&
@@ -89,7 +90,8 @@ Tolerance tolerance_for(const TestCase& test_case, const Input& input, const Out
   if (!test_case.sequence && info.translation == Translation::kSystem) tolerance.flags = info.flags_undefined;
   constexpr uint8_t kBreakpoint = 3;
   if (native.outcome.vector == kBreakpoint) return tolerance;
-  if (const auto insn = instruction_at(test_case.program, input, native.state.rip)) tolerate_fault(*insn, native, actual, tolerance);
+  if (const auto insn = instruction_at(test_case.program, input, native.state.rip))
+    tolerate_fault(*insn, native, actual, tolerance);
   return tolerance;
 }
 

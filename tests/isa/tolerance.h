@@ -9,14 +9,14 @@
 namespace rhea::tests::isa {
 
 struct Tolerance {
-  uint64_t flags = 0;               // RFLAGS bits that are undefined and come from an emulation
-  bool any_fault_address = false;   // which part of a large operand a page fault is reported for
-  bool partial_stores = false;      // memory need not be as before a fault
-  bool partial_loads = false;       // nor general registers, but for RSP
-  bool mxcsr = false;               // sticky flags of an instruction whose store faulted
-  bool x87_stack = false;           // an MMX instruction that faulted may have emptied it
-  bool x87_pointers = false;        // FIP, FDP and FOP: only while looking for something else
-  bool not_judged = false;          // the order of two faults of one instruction is the processor's own
+  uint64_t flags = 0;              // RFLAGS bits that are undefined and come from an emulation
+  bool any_fault_address = false;  // which part of a large operand a page fault is reported for
+  bool partial_stores = false;     // memory need not be as before a fault
+  bool partial_loads = false;      // nor general registers, but for RSP
+  bool mxcsr = false;              // sticky flags of an instruction whose store faulted
+  bool x87_stack = false;          // an MMX instruction that faulted may have emptied it
+  bool x87_pointers = false;       // FIP, FDP and FOP: only while looking for something else
+  bool not_judged = false;         // the order of two faults of one instruction is the processor's own
   // A gather that faulted: the mask register's elements count by their sign bits only.
   int gather_mask = -1;
   uint8_t gather_elements = 0, gather_element_bytes = 0;

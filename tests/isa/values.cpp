@@ -7,9 +7,27 @@
 namespace rhea::tests::isa {
 
 uint64_t random_integer(Rng& random) {
-  static constexpr uint64_t kCorners[] = {0, 1, 2, ~0ull, ~1ull, 0x7f, 0x80, 0xff, 0x7fff, 0x8000, 0xffff, 0x7fffffff,
-                                          0x80000000, 0xffffffff, 0x100000000, 0x7fffffffffffffff, 0x8000000000000000,
-                                          0xffffffff80000000, 0xffffffff7fffffff, 0xffffffffffff8000, 0xffffffffffffff80};
+  static constexpr uint64_t kCorners[] = {0,
+                                          1,
+                                          2,
+                                          ~0ull,
+                                          ~1ull,
+                                          0x7f,
+                                          0x80,
+                                          0xff,
+                                          0x7fff,
+                                          0x8000,
+                                          0xffff,
+                                          0x7fffffff,
+                                          0x80000000,
+                                          0xffffffff,
+                                          0x100000000,
+                                          0x7fffffffffffffff,
+                                          0x8000000000000000,
+                                          0xffffffff80000000,
+                                          0xffffffff7fffffff,
+                                          0xffffffffffff8000,
+                                          0xffffffffffffff80};
   switch (random.below(8)) {
     case 0:
     case 1: return kCorners[random.below(sizeof kCorners / sizeof kCorners[0])];
@@ -17,7 +35,9 @@ uint64_t random_integer(Rng& random) {
     case 3: return random.below(256);
     case 4: return random.next() >> random.below(64);
     case 5: return ~(random.next() >> random.below(64));
-    case 6: return random.chance(1, 2) ? random_double(random) : (uint64_t{random_single(random)} << 32 | random_single(random));
+    case 6:
+      return random.chance(1, 2) ? random_double(random)
+                                 : (uint64_t{random_single(random)} << 32 | random_single(random));
     default: return random.next();
   }
 }
@@ -71,7 +91,9 @@ VectorValue random_vector(Rng& random) {
       case 6:
         for (int byte = 0; byte < 64; byte += 8) lane |= (random_integer(random) & 0xff) << byte;
         break;
-      default: lane = uint64_t{static_cast<uint32_t>(random_integer(random))} << 32 | static_cast<uint32_t>(random_integer(random));
+      default:
+        lane = uint64_t{static_cast<uint32_t>(random_integer(random))} << 32 |
+               static_cast<uint32_t>(random_integer(random));
     }
     std::memcpy(value.data() + i, &lane, 8);
   }
@@ -83,14 +105,17 @@ std::array<uint8_t, 10> random_extended(Rng& random) {
   uint64_t mantissa = random.next() | 1ull << 63;
   switch (random.below(10)) {
     case 0: mantissa = 0; break;
-    case 1: exponent = 0x7fff, mantissa = 1ull << 63; break;                        // infinity
-    case 2: exponent = 0x7fff, mantissa |= 3ull << 62; break;                       // quiet NaN
-    case 3: exponent = 0x7fff, mantissa = (mantissa & ~(1ull << 62)) | 1; break;    // signalling NaN
-    case 4: mantissa = (random.next() >> 1) >> random.below(62); break;             // denormal
+    case 1: exponent = 0x7fff, mantissa = 1ull << 63; break;                      // infinity
+    case 2: exponent = 0x7fff, mantissa |= 3ull << 62; break;                     // quiet NaN
+    case 3: exponent = 0x7fff, mantissa = (mantissa & ~(1ull << 62)) | 1; break;  // signalling NaN
+    case 4: mantissa = (random.next() >> 1) >> random.below(62); break;           // denormal
     case 5: exponent = 0x7ffe; break;
     case 6: exponent = static_cast<uint16_t>(random.next() & 0x7fff), mantissa = random.next(); break;  // unnormal too
     case 7: exponent = static_cast<uint16_t>(16383 + random.below(66)), mantissa &= ~0ull << random.below(64); break;
-    case 8: exponent = 0x7fff; mantissa = random.next(); break;                     // an MMX register
+    case 8:
+      exponent = 0x7fff;
+      mantissa = random.next();
+      break;  // an MMX register
     default: exponent = static_cast<uint16_t>(16370 + random.below(30));
   }
   exponent |= static_cast<uint16_t>(random.below(2) << 15);
@@ -116,13 +141,16 @@ void random_vector_state(Rng& random, MachineState& state) {
   uint32_t fsw = random.chance(3, 4) ? 0 : random.below(128);
   fsw |= random.below(8) << 8 | random.below(2) << 14 | (random.chance(1, 2) ? 0 : random.below(8)) << 11;
   if (fsw & ~exceptions_masked & 0x3f) {
-    if (random.chance(3, 4)) fsw &= ~0x7fu;  // a pending exception stops every x87 instruction: rarely
-    else fsw |= 0x8080;
+    if (random.chance(3, 4))
+      fsw &= ~0x7fu;  // a pending exception stops every x87 instruction: rarely
+    else
+      fsw |= 0x8080;
   }
   state.set_xsave_field<uint16_t>(kXsaveFcw, fcw);
   state.set_xsave_field<uint16_t>(kXsaveFsw, static_cast<uint16_t>(fsw));
   static constexpr uint8_t kTags[] = {0xff, 0x00, 0x0f, 0xf0};
-  state.set_xsave_field<uint8_t>(kXsaveFtw, random.chance(1, 2) ? kTags[random.below(4)] : static_cast<uint8_t>(random.next()));
+  state.set_xsave_field<uint8_t>(kXsaveFtw,
+                                 random.chance(1, 2) ? kTags[random.below(4)] : static_cast<uint8_t>(random.next()));
   state.set_xsave_field<uint32_t>(kXsaveMxcsr, random_mxcsr(random));
   if (random.chance(1, 2)) {
     state.set_xsave_field<uint16_t>(kXsaveFop, static_cast<uint16_t>(random.below(0x800)));

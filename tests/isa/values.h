@@ -15,7 +15,7 @@ using rhea::isa::x86::Rng;
 using VectorValue = std::array<uint8_t, 32>;
 
 uint64_t random_integer(Rng& random);
-uint32_t random_single(Rng& random);   // bit pattern of a float
+uint32_t random_single(Rng& random);  // bit pattern of a float
 uint64_t random_double(Rng& random);
 VectorValue random_vector(Rng& random);
 std::array<uint8_t, 10> random_extended(Rng& random);
