@@ -31,7 +31,7 @@ using machine::MachineExit;
 
 constexpr uint64_t kRamSliceBytes = uint64_t{1} << 20;  // compared after every interval
 constexpr uint64_t kFullCheckIntervals = 4096;          // between two comparisons of everything
-constexpr uint64_t kFineStep = 128;   // longer than any block, so that whole blocks still run as they were translated
+constexpr uint64_t kFineStep = 128;  // longer than any block, so that whole blocks still run as they were translated
 constexpr size_t kShownDifferences = 24;
 
 // Counts and hashes what the guest prints; passes it on if it is the one to be seen.
@@ -41,7 +41,8 @@ class Serial final : public devices::CharBackend {
   void write(std::span<const std::byte> data) override {
     for (const std::byte byte : data) hash_ = (hash_ ^ static_cast<uint64_t>(byte)) * 0x100000001b3;
     written_ += data.size();
-    if (output_fd_ >= 0) [[maybe_unused]] Status done = base::write_all(output_fd_, data);
+    if (output_fd_ >= 0) [[maybe_unused]]
+      Status done = base::write_all(output_fd_, data);
   }
   void set_receiver(devices::CharReceiver* receiver) override { receiver_ = receiver; }
   void on_receive_ready() override {}
@@ -124,9 +125,9 @@ std::string describe_instruction(Machine& machine, const cpu::CpuState& state) {
       break;
     bytes[count] = static_cast<uint8_t>(byte);
   }
-  const auto mode = state.code64()                                  ? isa::x86::CpuMode::k64
+  const auto mode = state.code64()                          ? isa::x86::CpuMode::k64
                     : state.segment[cpu::kCs].default_big() ? isa::x86::CpuMode::k32
-                                                                    : isa::x86::CpuMode::k16;
+                                                            : isa::x86::CpuMode::k16;
   isa::x86::Insn insn;
   if (isa::x86::decode({bytes, count}, mode, insn) != isa::x86::DecodeStatus::kOk)
     return fmt::format("{:016x}  {:02x}  (not decoded)", state.rip, fmt::join(bytes, bytes + count, " "));
@@ -184,7 +185,8 @@ std::optional<MachineExit> Lockstep::step(uint64_t instructions) {
   std::optional<MachineExit> right = reference_->machine->run_slice(instructions);
   if (left.has_value() == right.has_value() && (!left || left->kind == right->kind)) return left;
   differences_.push_back(fmt::format("the {} machine has ended (kind {}), the other goes on or ended otherwise",
-                                     left ? "optimised" : "reference", static_cast<int>(left ? left->kind : right->kind)));
+                                     left ? "optimised" : "reference",
+                                     static_cast<int>(left ? left->kind : right->kind)));
   return std::nullopt;
 }
 
@@ -212,7 +214,8 @@ bool Lockstep::compare_ram(uint64_t start, uint64_t length) {
     for (uint64_t at = first; at < end; at += memory::kPageSize) {
       const uint64_t offset = at - base;
       if (std::memcmp(left[i].host + offset, right[i].host + offset, memory::kPageSize) == 0) continue;
-      if (differing_pages_.size() < kShownDifferences && std::ranges::find(differing_pages_, at) == differing_pages_.end())
+      if (differing_pages_.size() < kShownDifferences &&
+          std::ranges::find(differing_pages_, at) == differing_pages_.end())
         differing_pages_.push_back(at);
       for (uint64_t j = offset; j < offset + memory::kPageSize && differences_.size() < kShownDifferences; j += 8) {
         uint64_t a = 0, b = 0;
@@ -240,7 +243,8 @@ bool Lockstep::compare_devices() {
   const auto name = std::as_bytes(std::span(std::string_view("lapic0")));
   const auto from = std::ranges::search(left, name).begin() - left.begin();
   if (left.size() == right.size() && std::equal(left.begin() + from, left.end(), right.begin() + from)) return true;
-  const auto at = std::mismatch(left.begin() + from, left.end(), right.begin() + from, right.end()).first - left.begin();
+  const auto at =
+      std::mismatch(left.begin() + from, left.end(), right.begin() + from, right.end()).first - left.begin();
   // The nearest names before the difference tell whose it is.
   std::string context;
   for (auto i = std::max<ptrdiff_t>(from, at - 160); i < at; ++i) {
@@ -266,8 +270,10 @@ void Lockstep::take_input(bool idle) {
     if (poll(&descriptor, 1, idle ? 10 : 0) > 0) {
       std::byte buffer[256];
       const ssize_t count = read(STDIN_FILENO, buffer, sizeof buffer);
-      if (count > 0) pending_.insert(pending_.end(), buffer, buffer + count);
-      else input_open_ = false;
+      if (count > 0)
+        pending_.insert(pending_.end(), buffer, buffer + count);
+      else
+        input_open_ = false;
     }
   }
   feed_pending();
@@ -284,7 +290,8 @@ void Lockstep::feed_pending() {
 }
 
 void Lockstep::replay_input() {
-  for (; replayed_ < inputs_.size() && inputs_[replayed_].instructions <= optimised_->clock->instructions(); ++replayed_) {
+  for (; replayed_ < inputs_.size() && inputs_[replayed_].instructions <= optimised_->clock->instructions();
+       ++replayed_) {
     optimised_->serial->feed(inputs_[replayed_].data);
     reference_->serial->feed(inputs_[replayed_].data);
   }
@@ -341,8 +348,9 @@ bool Lockstep::step_traced(uint64_t instructions) {
 }
 
 std::string Lockstep::report_place() const {
-  std::string text = fmt::format("first difference within instructions {} to {}\n", fine_start_,
-                                 optimised_->clock->instructions()) + report_states();
+  std::string text =
+      fmt::format("first difference within instructions {} to {}\n", fine_start_, optimised_->clock->instructions()) +
+      report_states();
   text += "what the reference machine executed:\n";
   for (const std::string& line : trace_) text += "  " + line + "\n";
   return text;
@@ -362,13 +370,15 @@ Result<MachineExit> Lockstep::run() {
       // A difference in RAM may be as old as the last look at all of it.
       const bool in_processor = !differences_[0].starts_with("RAM");
       const uint64_t from = in_processor ? before : agreed;
-      fmt::print(stderr, "\nrhea: the machines differ between instructions {} and {}; looking for the place\n", from, now);
+      fmt::print(stderr, "\nrhea: the machines differ between instructions {} and {}; looking for the place\n", from,
+                 now);
       return MachineExit{.kind = MachineExit::Kind::kHostError,
                          .text = "optimised and reference translation differ\n" + RHEA_TRY(narrow_down(from, now))};
     }
     if (everything) agreed = optimised_->clock->instructions();
     if (end) {
-      fmt::print(stderr, "rhea: {} instructions verified, {} at a time\n", optimised_->clock->instructions(), options_.dbt_verify);
+      fmt::print(stderr, "rhea: {} instructions verified, {} at a time\n", optimised_->clock->instructions(),
+                 options_.dbt_verify);
       return *end;
     }
     take_input(optimised_->clock->instructions() == before);

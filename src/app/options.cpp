@@ -56,7 +56,8 @@ void add_run_options(CLI::App& run, RunOptions& options, Raw& raw) {
       ->type_name("CLOCK");
   run.add_option("--dbt-opt", raw.dbt_opt, "Translator: 0 is the reference mode, 1 optimises (default 1)")
       ->type_name("N");
-  run.add_option("--dbt-verify", raw.dbt_verify, "Run a second machine in reference mode in step and compare every N instructions")
+  run.add_option("--dbt-verify", raw.dbt_verify,
+                 "Run a second machine in reference mode in step and compare every N instructions")
       ->type_name("N");
   run.add_option("--dbt-cache", raw.dbt_cache, "Size of the translator's code cache (default 256M)")->type_name("SIZE");
   run.add_option("--dbt-perf-map", options.dbt_perf_map, "Write a map of translated code for perf")->type_name("PATH");

@@ -23,12 +23,12 @@ enum class Provider : uint8_t {
 
 // The smallest model with the feature; larger ones contain it too.
 enum class Level : uint8_t {
-  kV2,        // x86-64-v2 and up
-  kV3,        // x86-64-v3 and up
-  kMax,       // only max
-  kInherit,   // describes how copied instructions behave: every model has it exactly if the host does
-  kSmp,       // only with more than one processor
-  kAmd,       // only where the guest's vendor is AMD
+  kV2,       // x86-64-v2 and up
+  kV3,       // x86-64-v3 and up
+  kMax,      // only max
+  kInherit,  // describes how copied instructions behave: every model has it exactly if the host does
+  kSmp,      // only with more than one processor
+  kAmd,      // only where the guest's vendor is AMD
 };
 
 struct Feature {

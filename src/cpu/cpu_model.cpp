@@ -43,21 +43,21 @@ constexpr Model kModels[] = {
 };
 
 // IA32_ARCH_CAPABILITIES. [SDM-4 2.1, MSR 10AH]
-constexpr uint64_t kArchCapabilities = (1ull << 0)     // RDCL_NO: no Meltdown
-                                       | (1ull << 1)   // IBRS_ALL: enhanced IBRS
-                                       | (1ull << 3)   // SKIP_L1DFL_VMENTRY
-                                       | (1ull << 4)   // SSB_NO
-                                       | (1ull << 5)   // MDS_NO
-                                       | (1ull << 6)   // IF_PSCHANGE_MC_NO
-                                       | (1ull << 8)   // TAA_NO
-                                       | (1ull << 13)  // SBDR_SSDP_NO
-                                       | (1ull << 14)  // FBSDP_NO
-                                       | (1ull << 15)  // PSDP_NO
-                                       | (1ull << 20)  // BHI_NO
-                                       | (1ull << 24)  // PBRSB_NO
-                                       | (1ull << 26)  // GDS_NO
-                                       | (1ull << 27)  // RFDS_NO
-                                       | (1ull << 62); // ITS_NO
+constexpr uint64_t kArchCapabilities = (1ull << 0)      // RDCL_NO: no Meltdown
+                                       | (1ull << 1)    // IBRS_ALL: enhanced IBRS
+                                       | (1ull << 3)    // SKIP_L1DFL_VMENTRY
+                                       | (1ull << 4)    // SSB_NO
+                                       | (1ull << 5)    // MDS_NO
+                                       | (1ull << 6)    // IF_PSCHANGE_MC_NO
+                                       | (1ull << 8)    // TAA_NO
+                                       | (1ull << 13)   // SBDR_SSDP_NO
+                                       | (1ull << 14)   // FBSDP_NO
+                                       | (1ull << 15)   // PSDP_NO
+                                       | (1ull << 20)   // BHI_NO
+                                       | (1ull << 24)   // PBRSB_NO
+                                       | (1ull << 26)   // GDS_NO
+                                       | (1ull << 27)   // RFDS_NO
+                                       | (1ull << 62);  // ITS_NO
 
 struct Cache {
   unsigned level;
@@ -66,14 +66,16 @@ struct Cache {
   bool shared;
 };
 constexpr unsigned kLineBytes = 64;
-constexpr Cache kCaches[] = {{1, 1, 8, 32, false}, {1, 2, 8, 32, false}, {2, 3, 16, 1024, false}, {3, 3, 16, 16384, true}};
+constexpr Cache kCaches[] = {
+    {1, 1, 8, 32, false}, {1, 2, 8, 32, false}, {2, 3, 16, 1024, false}, {3, 3, 16, 16384, true}};
 
 Result<Model> find_model(const std::string& name) {
   for (const Model& model : kModels)
     if (model.name == name) return model;
   const std::vector<std::string_view> names = CpuModel::model_names();
-  return fail(ErrorCode::kInvalidArgument, fmt::format("unknown CPU model '{}'{}; models: {}", name.substr(0, 64),
-                                                       base::did_you_mean(name.substr(0, 64), names), fmt::join(names, ", ")));
+  return fail(ErrorCode::kInvalidArgument,
+              fmt::format("unknown CPU model '{}'{}; models: {}", name.substr(0, 64),
+                          base::did_you_mean(name.substr(0, 64), names), fmt::join(names, ", ")));
 }
 
 struct Fraction {
@@ -154,8 +156,9 @@ class CpuModelBuilder {
 
 CpuidResult& CpuModelBuilder::leaf(uint32_t number, uint32_t subleaf) {
   auto key = std::pair(number, subleaf);
-  auto at = std::lower_bound(out_.entries_.begin(), out_.entries_.end(), key,
-                             [](const CpuModel::Entry& entry, const auto& wanted) { return std::pair(entry.leaf, entry.subleaf) < wanted; });
+  auto at = std::lower_bound(
+      out_.entries_.begin(), out_.entries_.end(), key,
+      [](const CpuModel::Entry& entry, const auto& wanted) { return std::pair(entry.leaf, entry.subleaf) < wanted; });
   if (at == out_.entries_.end() || at->leaf != number || at->subleaf != subleaf)
     at = out_.entries_.insert(at, CpuModel::Entry{number, subleaf, {}});
   return at->result;
@@ -199,10 +202,11 @@ Status CpuModelBuilder::choose_features() {
     return model_.level == Level::kMax && features()[*find_feature(name)].level != Level::kV2;
   });
   if (!missing.empty())
-    return fail(ErrorCode::kUnsupported, fmt::format("CPU model '{}' needs features that this host lacks: {}", model_.name,
-                                                     fmt::join(missing, " ")));
+    return fail(ErrorCode::kUnsupported, fmt::format("CPU model '{}' needs features that this host lacks: {}",
+                                                     model_.name, fmt::join(missing, " ")));
   if (!has("xsave"))
-    for (std::string_view name : {"avx", "avx2", "fma", "f16c", "vaes", "vpclmulqdq", "xsaveopt", "xsavec", "xgetbv1", "xsaves"})
+    for (std::string_view name :
+         {"avx", "avx2", "fma", "f16c", "vaes", "vpclmulqdq", "xsaveopt", "xsavec", "xgetbv1", "xsaves"})
       drop(name);
   if (!has("avx"))
     for (std::string_view name : {"avx2", "fma", "f16c", "vaes", "vpclmulqdq"}) drop(name);
@@ -356,17 +360,20 @@ void CpuModelBuilder::amd_extended() {
   features.eax = leaf(1).eax;
   features.edx |= leaf(1).edx & kRepeated;
   // L1: 32 KiB, 8-way, 64-byte lines, data and instructions.
-  leaf(0x80000005) = {.ecx = 32u << 24 | 8u << 16 | 1u << 8 | kLineBytes, .edx = 32u << 24 | 8u << 16 | 1u << 8 | kLineBytes};
+  leaf(0x80000005) = {.ecx = 32u << 24 | 8u << 16 | 1u << 8 | kLineBytes,
+                      .edx = 32u << 24 | 8u << 16 | 1u << 8 | kLineBytes};
   unsigned cores = options_.cpu_count;
   leaf(0x80000008).ecx = (std::min(cores, 256u) - 1) | static_cast<uint32_t>(std::bit_width(cores - 1)) << 12;
   leaf(0x8000001e) = {};  // APIC and core id at execution; one thread per core, one node
   // Whether LFENCE serialises is a property of the host's own LFENCE.
   constexpr uint32_t kLfenceSerializing = 1u << 2;
-  if (host_.cpuid(0x80000000, 0).eax >= 0x80000021) leaf(0x80000021).eax = host_.cpuid(0x80000021, 0).eax & kLfenceSerializing;
+  if (host_.cpuid(0x80000000, 0).eax >= 0x80000021)
+    leaf(0x80000021).eax = host_.cpuid(0x80000021, 0).eax & kLfenceSerializing;
 }
 
 void CpuModelBuilder::control_registers() {
-  uint64_t bits = cr4::kTsd | cr4::kDe | cr4::kPse | cr4::kPae | cr4::kMce | cr4::kPge | cr4::kPce | cr4::kOsfxsr | cr4::kOsxmmexcpt;
+  uint64_t bits = cr4::kTsd | cr4::kDe | cr4::kPse | cr4::kPae | cr4::kMce | cr4::kPge | cr4::kPce | cr4::kOsfxsr |
+                  cr4::kOsxmmexcpt;
   auto add = [&](std::string_view feature, uint64_t bit) {
     if (has(feature)) bits |= bit;
   };

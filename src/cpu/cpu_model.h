@@ -85,7 +85,7 @@ class CpuModel {
 
 // CPUID as the guest's processor number `apic_id` executes it in this state: the static answer plus OSXSAVE,
 // APIC ids, the APIC bit and the XSAVE sizes. Pure; the vCPU's thread.
-CpuidResult execute_cpuid(const CpuModel& model, const CpuState& state, uint32_t apic_id, bool apic_enabled, uint32_t leaf,
-                          uint32_t subleaf);
+CpuidResult execute_cpuid(const CpuModel& model, const CpuState& state, uint32_t apic_id, bool apic_enabled,
+                          uint32_t leaf, uint32_t subleaf);
 
 }  // namespace rhea::cpu

@@ -40,10 +40,11 @@ struct FakeHost {
     select(leaves[{feature.leaf, feature.subleaf}], feature.reg) &= ~(1u << feature.bit);
   }
   HostCpu host() const {
-    return {.cpuid = [this](uint32_t leaf, uint32_t subleaf) {
-              auto at = leaves.find({leaf, subleaf});
-              return at == leaves.end() ? CpuidResult{} : at->second;
-            },
+    return {.cpuid =
+                [this](uint32_t leaf, uint32_t subleaf) {
+                  auto at = leaves.find({leaf, subleaf});
+                  return at == leaves.end() ? CpuidResult{} : at->second;
+                },
             .xcr0 = xcr0};
   }
   Result<CpuModel> model(const std::string& name, unsigned cpus = 1) const {
@@ -83,7 +84,8 @@ TEST(CpuModel, HostWithoutYmmStateHasNoAvx) {
   fake.xcr0 = 3;
   auto max = fake.model("max");
   ASSERT_TRUE(max);
-  for (std::string_view name : {"avx", "avx2", "fma", "f16c", "vaes", "vpclmulqdq"}) EXPECT_FALSE(max->has(name)) << name;
+  for (std::string_view name : {"avx", "avx2", "fma", "f16c", "vaes", "vpclmulqdq"})
+    EXPECT_FALSE(max->has(name)) << name;
   EXPECT_EQ(max->supported_xcr0(), 3u);
   EXPECT_EQ(max->cpuid(0xd, 0).ecx, 576u);
   EXPECT_FALSE(fake.model("x86-64-v3"));
@@ -102,7 +104,8 @@ TEST(CpuModel, OnlyTableBitsAreAdvertised) {
     };
     check(1, CpuidRegister::kEcx);
     check(1, CpuidRegister::kEdx);
-    for (CpuidRegister reg : {CpuidRegister::kEax, CpuidRegister::kEbx, CpuidRegister::kEcx, CpuidRegister::kEdx}) check(7, reg);
+    for (CpuidRegister reg : {CpuidRegister::kEax, CpuidRegister::kEbx, CpuidRegister::kEcx, CpuidRegister::kEdx})
+      check(7, reg);
     check(0x80000001, CpuidRegister::kEcx);
     check(0x80000001, CpuidRegister::kEdx);
     check(0x80000007, CpuidRegister::kEdx);
@@ -135,7 +138,8 @@ TEST(CpuModel, LevelsContainOneAnother) {
   for (std::string_view name : v2->feature_names()) EXPECT_TRUE(v3->has(name)) << name;
   for (std::string_view name : v3->feature_names()) EXPECT_TRUE(max->has(name)) << name;
   EXPECT_THAT(v2->feature_names(), Not(Contains("avx")));
-  for (std::string_view name : {"avx2", "bmi1", "bmi2", "f16c", "fma", "lzcnt", "movbe", "xsave"}) EXPECT_TRUE(v3->has(name)) << name;
+  for (std::string_view name : {"avx2", "bmi1", "bmi2", "f16c", "fma", "lzcnt", "movbe", "xsave"})
+    EXPECT_TRUE(v3->has(name)) << name;
   for (std::string_view name : {"sha_ni", "vaes", "gfni", "adx", "rdseed"}) {
     EXPECT_TRUE(max->has(name)) << name;
     EXPECT_FALSE(v3->has(name)) << name;
@@ -217,7 +221,8 @@ TEST(CpuModel, AmdRepeatsFeatureBits) {
 }
 
 TEST(CpuModel, FrequencyLeavesAgreeWithTheClock) {
-  for (uint64_t hz : {1'000'000'000ull, 2'600'002'000ull, 2'799'999'123ull, 3'000'000'000ull, 4'250'000'001ull, 999'999'937ull}) {
+  for (uint64_t hz :
+       {1'000'000'000ull, 2'600'002'000ull, 2'799'999'123ull, 3'000'000'000ull, 4'250'000'001ull, 999'999'937ull}) {
     auto model = CpuModel::create({.name = "max", .tsc_frequency_hz = hz}, FakeHost().host());
     CpuidResult crystal = model->cpuid(0x15, 0);
     ASSERT_NE(crystal.eax, 0u);
@@ -237,7 +242,8 @@ TEST(CpuModel, KvmSignature) {
   auto model = FakeHost().model("max");
   CpuidResult signature = model->cpuid(0x40000000, 0);
   std::string text;
-  for (uint32_t word : {signature.ebx, signature.ecx, signature.edx}) text.append(reinterpret_cast<const char*>(&word), 4);
+  for (uint32_t word : {signature.ebx, signature.ecx, signature.edx})
+    text.append(reinterpret_cast<const char*>(&word), 4);
   EXPECT_EQ(text, std::string("KVMKVMKVM\0\0\0", 12));
   EXPECT_EQ(model->cpuid(0x40000001, 0).eax, 1u << 1 | 1u << 3 | 1u << 24);
 }

@@ -40,8 +40,9 @@ struct DescriptorTable {
 
 namespace rflags {
 inline constexpr uint64_t kCf = 1u << 0, kFixed1 = 1u << 1, kPf = 1u << 2, kAf = 1u << 4, kZf = 1u << 6, kSf = 1u << 7,
-                          kTf = 1u << 8, kIf = 1u << 9, kDf = 1u << 10, kOf = 1u << 11, kIopl = 3u << 12, kNt = 1u << 14,
-                          kRf = 1u << 16, kVm = 1u << 17, kAc = 1u << 18, kVif = 1u << 19, kVip = 1u << 20, kId = 1u << 21;
+                          kTf = 1u << 8, kIf = 1u << 9, kDf = 1u << 10, kOf = 1u << 11, kIopl = 3u << 12,
+                          kNt = 1u << 14, kRf = 1u << 16, kVm = 1u << 17, kAc = 1u << 18, kVif = 1u << 19,
+                          kVip = 1u << 20, kId = 1u << 21;
 inline constexpr uint64_t kArithmetic = kCf | kPf | kAf | kZf | kSf | kOf;
 }  // namespace rflags
 
@@ -52,8 +53,8 @@ inline constexpr uint64_t kPe = 1u << 0, kMp = 1u << 1, kEm = 1u << 2, kTs = 1u 
 namespace cr4 {
 inline constexpr uint64_t kVme = 1u << 0, kPvi = 1u << 1, kTsd = 1u << 2, kDe = 1u << 3, kPse = 1u << 4, kPae = 1u << 5,
                           kMce = 1u << 6, kPge = 1u << 7, kPce = 1u << 8, kOsfxsr = 1u << 9, kOsxmmexcpt = 1u << 10,
-                          kUmip = 1u << 11, kLa57 = 1u << 12, kFsgsbase = 1u << 16, kPcide = 1u << 17, kOsxsave = 1u << 18,
-                          kSmep = 1u << 20, kSmap = 1u << 21;
+                          kUmip = 1u << 11, kLa57 = 1u << 12, kFsgsbase = 1u << 16, kPcide = 1u << 17,
+                          kOsxsave = 1u << 18, kSmep = 1u << 20, kSmap = 1u << 21;
 }
 namespace efer {
 inline constexpr uint64_t kSce = 1u << 0, kLme = 1u << 8, kLma = 1u << 10, kNxe = 1u << 11;
@@ -82,12 +83,13 @@ struct CpuState {
   std::array<uint64_t, 11> mtrr_fixed{};
   std::array<uint64_t, kMtrrVariableCount> mtrr_base{}, mtrr_mask{};
   uint64_t mcg_status = 0;
-  uint64_t kvm_system_time = 0, kvm_wall_clock = 0, kvm_async_pf = 0, kvm_steal_time = 0, kvm_pv_eoi = 0, kvm_poll_control = 1;
+  uint64_t kvm_system_time = 0, kvm_wall_clock = 0, kvm_async_pf = 0, kvm_steal_time = 0, kvm_pv_eoi = 0,
+           kvm_poll_control = 1;
 
   // Interruptibility and activity.
-  bool sti_shadow = false;      // interrupts held off for one instruction after STI
-  bool mov_ss_shadow = false;   // ... and debug traps too after MOV SS / POP SS
-  bool nmi_blocked = false;     // until IRET
+  bool sti_shadow = false;     // interrupts held off for one instruction after STI
+  bool mov_ss_shadow = false;  // ... and debug traps too after MOV SS / POP SS
+  bool nmi_blocked = false;    // until IRET
   bool nmi_pending = false;
   bool halted = false;
 

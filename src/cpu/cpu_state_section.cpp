@@ -94,7 +94,8 @@ void check_xsave(state::StateReader& reader, const CpuModel& model, const CpuSta
   constexpr size_t kMxcsr = 24, kXstateBv = 512, kHeaderReserved = 520, kHeaderEnd = 576;
   reader.validate((base::load_le<uint32_t>(&state.xsave[kMxcsr]) & ~0xffffu) == 0, "MXCSR has reserved bits set");
   uint64_t allowed = model.supported_xcr0() | 0b11;
-  reader.validate((base::load_le<uint64_t>(&state.xsave[kXstateBv]) & ~allowed) == 0, "XSTATE_BV names state that the CPU model lacks");
+  reader.validate((base::load_le<uint64_t>(&state.xsave[kXstateBv]) & ~allowed) == 0,
+                  "XSTATE_BV names state that the CPU model lacks");
   bool zero = true;
   for (size_t i = kHeaderReserved; i < kHeaderEnd; ++i) zero = zero && state.xsave[i] == std::byte{0};
   reader.validate(zero, "the XSAVE header is not of the standard format");
@@ -112,14 +113,16 @@ void check_state(state::StateReader& reader, const CpuModel& model, const CpuSta
   bool long_mode = (state.efer & efer::kLme) && (state.cr0 & cr0::kPg);
   reader.validate(long_mode == state.long_mode_active(), "EFER.LMA does not follow from EFER.LME and CR0.PG");
   reader.validate(!long_mode || (state.cr4 & cr4::kPae), "long mode without CR4.PAE");
-  reader.validate((state.rflags & ~kRflagsBits) == 0 && (state.rflags & rflags::kFixed1), "RFLAGS has reserved bits set");
+  reader.validate((state.rflags & ~kRflagsBits) == 0 && (state.rflags & rflags::kFixed1),
+                  "RFLAGS has reserved bits set");
   uint64_t cr3_limit = uint64_t{1} << model.physical_address_bits();
   reader.validate(state.cr3 < cr3_limit, "CR3 is beyond physical memory");
   uint64_t allowed_xcr0 = model.supported_xcr0() | 1;
   reader.validate((state.xcr0 & 1) && (state.xcr0 & ~allowed_xcr0) == 0 && ((state.xcr0 & 4) == 0 || (state.xcr0 & 2)),
                   "XCR0 enables state that the CPU model lacks");
-  bool bases = canonical(state.kernel_gs_base) && canonical(state.gdtr.base) && canonical(state.idtr.base) && canonical(state.rip) &&
-               canonical(state.lstar) && canonical(state.cstar) && canonical(state.sysenter_esp) && canonical(state.sysenter_eip);
+  bool bases = canonical(state.kernel_gs_base) && canonical(state.gdtr.base) && canonical(state.idtr.base) &&
+               canonical(state.rip) && canonical(state.lstar) && canonical(state.cstar) &&
+               canonical(state.sysenter_esp) && canonical(state.sysenter_eip);
   for (const Segment& segment : state.segment) bases = bases && canonical(segment.base);
   reader.validate(bases, "an address is not canonical");
   check_xsave(reader, model, state);
@@ -158,9 +161,11 @@ Status load_offer(state::StateReader& reader, const CpuModel& model) {
     if (!model.has(feature)) missing.push_back(feature.substr(0, 32));
   if (missing.size() > 32) missing.resize(32);
   if (!missing.empty())
-    return fail(ErrorCode::kUnsupported, fmt::format("the saved guest uses CPU features that this VM lacks: {}", fmt::join(missing, " ")));
+    return fail(ErrorCode::kUnsupported,
+                fmt::format("the saved guest uses CPU features that this VM lacks: {}", fmt::join(missing, " ")));
   if (intel != model.intel())
-    return fail(ErrorCode::kUnsupported, fmt::format("the saved guest runs on an {} processor", intel ? "Intel" : "AMD"));
+    return fail(ErrorCode::kUnsupported,
+                fmt::format("the saved guest runs on an {} processor", intel ? "Intel" : "AMD"));
   if (bits > model.physical_address_bits())
     return fail(ErrorCode::kUnsupported, fmt::format("the saved guest has {} physical address bits, this VM {}", bits,
                                                      model.physical_address_bits()));

@@ -65,12 +65,30 @@ TEST(CpuStateSection, RoundTrip) {
 }
 
 TEST(CpuStateSection, EveryRegisterIsSaved) {
-  constexpr uint64_t CpuState::*kRegisters[] = {
-      &CpuState::cr2, &CpuState::star, &CpuState::lstar, &CpuState::cstar, &CpuState::sfmask, &CpuState::kernel_gs_base,
-      &CpuState::sysenter_cs, &CpuState::sysenter_esp, &CpuState::sysenter_eip, &CpuState::tsc_adjust, &CpuState::tsc_aux,
-      &CpuState::pat, &CpuState::misc_enable, &CpuState::spec_ctrl, &CpuState::xss, &CpuState::bios_sign_id,
-      &CpuState::mtrr_def_type, &CpuState::mcg_status, &CpuState::kvm_system_time, &CpuState::kvm_wall_clock,
-      &CpuState::kvm_async_pf, &CpuState::kvm_steal_time, &CpuState::kvm_pv_eoi, &CpuState::kvm_poll_control};
+  constexpr uint64_t CpuState::* kRegisters[] = {&CpuState::cr2,
+                                                 &CpuState::star,
+                                                 &CpuState::lstar,
+                                                 &CpuState::cstar,
+                                                 &CpuState::sfmask,
+                                                 &CpuState::kernel_gs_base,
+                                                 &CpuState::sysenter_cs,
+                                                 &CpuState::sysenter_esp,
+                                                 &CpuState::sysenter_eip,
+                                                 &CpuState::tsc_adjust,
+                                                 &CpuState::tsc_aux,
+                                                 &CpuState::pat,
+                                                 &CpuState::misc_enable,
+                                                 &CpuState::spec_ctrl,
+                                                 &CpuState::xss,
+                                                 &CpuState::bios_sign_id,
+                                                 &CpuState::mtrr_def_type,
+                                                 &CpuState::mcg_status,
+                                                 &CpuState::kvm_system_time,
+                                                 &CpuState::kvm_wall_clock,
+                                                 &CpuState::kvm_async_pf,
+                                                 &CpuState::kvm_steal_time,
+                                                 &CpuState::kvm_pv_eoi,
+                                                 &CpuState::kvm_poll_control};
   CpuState before, after;
   reset_to_power_on(before);
   uint64_t value = 0x100;

@@ -70,8 +70,8 @@ CpuidResult CpuModel::cpuid(uint32_t leaf, uint32_t subleaf) const {
   return {};
 }
 
-CpuidResult execute_cpuid(const CpuModel& model, const CpuState& state, uint32_t apic_id, bool apic_enabled, uint32_t leaf,
-                          uint32_t subleaf) {
+CpuidResult execute_cpuid(const CpuModel& model, const CpuState& state, uint32_t apic_id, bool apic_enabled,
+                          uint32_t leaf, uint32_t subleaf) {
   constexpr uint32_t kApicBit = 1u << 9, kOsxsaveBit = 1u << 27, kSyscallBit = 1u << 11;
   CpuidResult result = model.cpuid(leaf, subleaf);
   switch (leaf) {
@@ -87,9 +87,7 @@ CpuidResult execute_cpuid(const CpuModel& model, const CpuState& state, uint32_t
       if (subleaf == 1 && (result.eax & 0b1010)) result.ebx = xsave_bytes(model, state.xcr0 | state.xss, true);
       break;
     case 0xb:
-    case 0x1f:
-      result.edx = apic_id;
-      break;
+    case 0x1f: result.edx = apic_id; break;
     case 0x80000001:
       if (!model.intel() && !apic_enabled) result.edx &= ~kApicBit;
       // Intel's SYSCALL exists in 64-bit mode only, and says so only there. [SDM-2A CPUID 80000001H]
@@ -100,8 +98,7 @@ CpuidResult execute_cpuid(const CpuModel& model, const CpuState& state, uint32_t
       result.eax = apic_id;
       result.ebx = (result.ebx & ~0xffu) | (apic_id & 0xff);
       break;
-    default:
-      break;
+    default: break;
   }
   return result;
 }

@@ -22,9 +22,9 @@ class Lapic;
 
 // Why Vcpu::run() returned.
 enum class StopReason {
-  kStopped,       // request_stop() was called
-  kShutdown,      // triple fault
-  kDebug,         // breakpoint or single step on behalf of a debugger
+  kStopped,           // request_stop() was called
+  kShutdown,          // triple fault
+  kDebug,             // breakpoint or single step on behalf of a debugger
   kInstructionLimit,  // deterministic runs: the instruction budget given to run() is used up
 };
 
@@ -34,7 +34,7 @@ struct EngineContext {
   io::AddressSpace& physical;  // guest-physical
   io::AddressSpace& ports;     // 64 KiB of I/O ports
   io::Clock& clock;
-  io::IrqRouter& irq;            // for the ExtINT acknowledge cycle
+  io::IrqRouter& irq;  // for the ExtINT acknowledge cycle
   const CpuModel& cpu_model;
 };
 

@@ -61,9 +61,12 @@ constexpr std::array<uint32_t, platform::kLvtCount> kLvtWritable = {
     kLvtVector | kLvtMasked,
 };
 // Bits that may be written as anything without being reserved: delivery status, remote IRR.
-constexpr std::array<uint32_t, platform::kLvtCount> kLvtReadOnly = {
-    kLvtDeliveryPending, kLvtDeliveryPending, kLvtDeliveryPending, kLvtDeliveryPending | kLvtRemoteIrr,
-    kLvtDeliveryPending | kLvtRemoteIrr, kLvtDeliveryPending};
+constexpr std::array<uint32_t, platform::kLvtCount> kLvtReadOnly = {kLvtDeliveryPending,
+                                                                    kLvtDeliveryPending,
+                                                                    kLvtDeliveryPending,
+                                                                    kLvtDeliveryPending | kLvtRemoteIrr,
+                                                                    kLvtDeliveryPending | kLvtRemoteIrr,
+                                                                    kLvtDeliveryPending};
 
 constexpr uint32_t kSvrWritable = kSvrVector | kSvrEnable | kSvrFocusDisable;
 
@@ -186,8 +189,7 @@ void Lapic::Impl::deliver_local(unsigned index) {
     case kInit:
       if (!init.exchange(true)) kick_vcpu();
       return;
-    default:
-      return;  // ExtINT is looked at by its level
+    default: return;  // ExtINT is looked at by its level
   }
 }
 
@@ -263,7 +265,8 @@ void Lapic::Impl::send(uint64_t value) {
 // [SDM-3A 11.12.5.1] False: #GP.
 bool Lapic::Impl::set_apic_base(uint64_t value) {
   uint64_t allowed = kBaseBootstrap | kBaseEnable | 0xfffff000;
-  if (options.physical_address_bits > 32) allowed |= ((uint64_t{1} << options.physical_address_bits) - 1) & ~uint64_t{0xfff};
+  if (options.physical_address_bits > 32)
+    allowed |= ((uint64_t{1} << options.physical_address_bits) - 1) & ~uint64_t{0xfff};
   if (options.x2apic_supported) allowed |= kBaseX2apic;
   if (value & ~allowed) return false;
   const uint64_t before = apic_base.load(kRelaxed);
@@ -284,39 +287,23 @@ uint32_t Lapic::Impl::read(uint8_t reg) {
   if (reg >= kIrr0 && reg < kEsr) return irr.word(reg - kIrr0);
   if (reg >= kLvtTimerRegister && reg <= kLvtErrorRegister) return lvt_value(reg - kLvtTimerRegister);
   switch (reg) {
-    case kId:
-      return x2apic() ? options.id : (options.id & 0xff) << 24;
-    case kVersion:
-      return kVersionValue;
-    case kTpr:
-      return tpr.load(kRelaxed);
-    case kPpr:
-      return ppr.load(kRelaxed);
+    case kId: return x2apic() ? options.id : (options.id & 0xff) << 24;
+    case kVersion: return kVersionValue;
+    case kTpr: return tpr.load(kRelaxed);
+    case kPpr: return ppr.load(kRelaxed);
     case kApr:
     case kRrd:
-    case kEoi:
-      return 0;
-    case kLdr:
-      return x2apic() ? x2apic_ldr() : ldr.load(kRelaxed);
-    case kDfr:
-      return dfr.load(kRelaxed);
-    case kSvr:
-      return svr.load(kRelaxed);
-    case kEsr:
-      return esr.load(kRelaxed);
-    case kIcrLow:
-      return static_cast<uint32_t>(icr.load(kRelaxed));
-    case kIcrHigh:
-      return static_cast<uint32_t>(icr.load(kRelaxed) >> 32);
-    case kInitialCount:
-      return timer.initial_count();
-    case kCurrentCount:
-      return timer.current_count();
-    case kDivideConfig:
-      return timer.divide_config();
-    default:
-      report_error(kEsrIllegalRegister);
-      return 0;
+    case kEoi: return 0;
+    case kLdr: return x2apic() ? x2apic_ldr() : ldr.load(kRelaxed);
+    case kDfr: return dfr.load(kRelaxed);
+    case kSvr: return svr.load(kRelaxed);
+    case kEsr: return esr.load(kRelaxed);
+    case kIcrLow: return static_cast<uint32_t>(icr.load(kRelaxed));
+    case kIcrHigh: return static_cast<uint32_t>(icr.load(kRelaxed) >> 32);
+    case kInitialCount: return timer.initial_count();
+    case kCurrentCount: return timer.current_count();
+    case kDivideConfig: return timer.divide_config();
+    default: report_error(kEsrIllegalRegister); return 0;
   }
 }
 
@@ -332,43 +319,26 @@ void Lapic::Impl::write(uint8_t reg, uint32_t value) {
       update_ppr();
       if (interrupt_deliverable()) kick_vcpu();
       break;
-    case kEoi:
-      eoi();
-      break;
-    case kLdr:
-      ldr.store(value & 0xff000000);
-      break;
-    case kDfr:
-      dfr.store(value | 0x0fffffff);
-      break;
-    case kSvr:
-      write_svr(value);
-      break;
-    case kEsr:
-      esr.store(esr_pending.exchange(0));
-      break;
-    case kIcrHigh:
-      icr.store((icr.load() & 0xffffffff) | uint64_t{value & 0xff000000} << 32);
-      break;
+    case kEoi: eoi(); break;
+    case kLdr: ldr.store(value & 0xff000000); break;
+    case kDfr: dfr.store(value | 0x0fffffff); break;
+    case kSvr: write_svr(value); break;
+    case kEsr: esr.store(esr_pending.exchange(0)); break;
+    case kIcrHigh: icr.store((icr.load() & 0xffffffff) | uint64_t{value & 0xff000000} << 32); break;
     case kIcrLow: {
       const uint64_t high = icr.load() >> 56;
       icr.store(high << 56 | (value & kIcrWritable));
       send(icr.load());
       break;
     }
-    case kInitialCount:
-      timer.set_initial_count(value);
-      break;
-    case kDivideConfig:
-      timer.set_divide_config(value);
-      break;
+    case kInitialCount: timer.set_initial_count(value); break;
+    case kDivideConfig: timer.set_divide_config(value); break;
     case kId:  // read-only here: whether software may change it is model-specific [SDM-3A 11.4.6]
     case kVersion:
     case kApr:
     case kPpr:
     case kRrd:
-    case kCurrentCount:
-      break;
+    case kCurrentCount: break;
     default:
       if (reg < kIsr0 || reg >= kEsr) report_error(kEsrIllegalRegister);
       break;
@@ -383,27 +353,14 @@ bool Lapic::Impl::write_x2apic(uint8_t reg, uint64_t value) {
   } else {
     switch (reg) {
       case kTpr:
-      case kSelfIpi:
-        allowed = 0xff;
-        break;
+      case kSelfIpi: allowed = 0xff; break;
       case kEoi:
-      case kEsr:
-        allowed = 0;
-        break;
-      case kSvr:
-        allowed = kSvrWritable;
-        break;
-      case kIcrLow:
-        allowed = 0xffffffff00000000 | kIcrWritable | kIcrBusy;
-        break;
-      case kInitialCount:
-        allowed = 0xffffffff;
-        break;
-      case kDivideConfig:
-        allowed = 0xb;
-        break;
-      default:
-        return false;
+      case kEsr: allowed = 0; break;
+      case kSvr: allowed = kSvrWritable; break;
+      case kIcrLow: allowed = 0xffffffff00000000 | kIcrWritable | kIcrBusy; break;
+      case kInitialCount: allowed = 0xffffffff; break;
+      case kDivideConfig: allowed = 0xb; break;
+      default: return false;
     }
   }
   if (value & ~allowed) return false;
@@ -468,9 +425,7 @@ bool Lapic::read_msr(uint32_t index, uint64_t& value) {
   const bool bitmap = reg >= kIsr0 && reg < kEsr;
   const bool lvt = reg >= kLvtTimerRegister && reg <= kLvtErrorRegister;
   switch (reg) {
-    case kIcrLow:
-      value = impl_->icr.load(kRelaxed);
-      return true;
+    case kIcrLow: value = impl_->icr.load(kRelaxed); return true;
     case kId:
     case kVersion:
     case kTpr:
@@ -480,8 +435,7 @@ bool Lapic::read_msr(uint32_t index, uint64_t& value) {
     case kEsr:
     case kInitialCount:
     case kCurrentCount:
-    case kDivideConfig:
-      break;
+    case kDivideConfig: break;
     default:
       if (!bitmap && !lvt) return false;
   }
@@ -525,8 +479,7 @@ void Lapic::deliver(uint8_t delivery_mode, uint8_t vector, bool level_triggered)
       impl_->sipi.store(vector);
       impl_->kick_vcpu();
       break;
-    default:
-      break;  // ExtINT messages: the 8259s are wired to LINT0, see set_ext_int()
+    default: break;  // ExtINT messages: the 8259s are wired to LINT0, see set_ext_int()
   }
 }
 
@@ -544,7 +497,7 @@ bool Lapic::matches(uint32_t destination, bool logical) const {
   const uint32_t own = impl_->ldr.load(kRelaxed) >> 24;
   if (impl_->dfr.load(kRelaxed) >> 28 == 0xf) return destination & own;  // flat
   if (destination == 0xff) return true;
-  return destination >> 4 == own >> 4 && (destination & own & 0xf);     // cluster
+  return destination >> 4 == own >> 4 && (destination & own & 0xf);  // cluster
 }
 
 void Lapic::set_ext_int(bool level) {

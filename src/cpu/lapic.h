@@ -56,10 +56,10 @@ class Lapic final : public io::Device, public io::IoHandler {
   // MSRs: IA32_APIC_BASE, 0x800-0x8ff in x2APIC mode, IA32_TSC_DEADLINE. False: the access must raise #GP.
   bool read_msr(uint32_t index, uint64_t& value);
   bool write_msr(uint32_t index, uint64_t value);
-  uint64_t apic_base() const;          // IA32_APIC_BASE
-  bool enabled() const;                // globally and by the spurious vector register
+  uint64_t apic_base() const;  // IA32_APIC_BASE
+  bool enabled() const;        // globally and by the spurious vector register
 
-  platform::LapicState state() const;                // only while the vCPU does not run
+  platform::LapicState state() const;  // only while the vCPU does not run
   void set_state(const platform::LapicState& state);
 
   // CR8 = TPR[7:4].
@@ -73,7 +73,7 @@ class Lapic final : public io::Device, public io::IoHandler {
   // Sets a request bit (edge or level) or passes NMI/INIT/SIPI/ExtINT on, then kicks the vCPU.
   void deliver(uint8_t delivery_mode, uint8_t vector, bool level_triggered);
   bool matches(uint32_t destination, bool logical) const;
-  void set_ext_int(bool level);        // INTR pin, gated by LVT LINT0
+  void set_ext_int(bool level);  // INTR pin, gated by LVT LINT0
   void set_kick(std::function<void()> kick);
 
   // --- vCPU thread ---
@@ -81,10 +81,10 @@ class Lapic final : public io::Device, public io::IoHandler {
   // SIPI, NMI, ExtINT, interrupt; a pending event hides those after it, so a vCPU that blocks NMIs takes the NMI
   // and keeps it in its own state.
   LapicEvent pending() const;
-  uint8_t acknowledge_interrupt();     // moves the highest IRR bit to ISR; a spurious vector if none
+  uint8_t acknowledge_interrupt();  // moves the highest IRR bit to ISR; a spurious vector if none
   bool take_nmi();
   bool take_smi();
-  bool take_init();                    // also resets the registers as INIT does, keeping ID and APIC base
+  bool take_init();  // also resets the registers as INIT does, keeping ID and APIC base
   std::optional<uint8_t> take_sipi();
 
  private:

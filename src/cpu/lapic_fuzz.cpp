@@ -27,30 +27,14 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     uint64_t value = 0;
     std::memcpy(&value, data + 2, sizeof value);
     switch (data[0] % 12) {
-      case 0:
-        lapic.io_write(uint64_t{data[1]} << 4, value, 4);
-        break;
-      case 1:
-        lapic.io_write(value & 0xfff, value, 1u << (data[1] & 3));
-        break;
-      case 2:
-        (void)lapic.io_read(value & 0xfff, 1u << (data[1] & 3));
-        break;
-      case 3:
-        lapic.write_msr(0x800u + data[1], value);
-        break;
-      case 4:
-        lapic.write_msr((data[1] & 1) ? 0x1b : 0x6e0, value);
-        break;
-      case 5:
-        lapic.read_msr(0x800u + data[1], value);
-        break;
-      case 6:
-        lapic.deliver(data[1] & 7, static_cast<uint8_t>(value), value & 0x100);
-        break;
-      case 7:
-        clock.advance(value & 0xfffff);
-        break;
+      case 0: lapic.io_write(uint64_t{data[1]} << 4, value, 4); break;
+      case 1: lapic.io_write(value & 0xfff, value, 1u << (data[1] & 3)); break;
+      case 2: (void)lapic.io_read(value & 0xfff, 1u << (data[1] & 3)); break;
+      case 3: lapic.write_msr(0x800u + data[1], value); break;
+      case 4: lapic.write_msr((data[1] & 1) ? 0x1b : 0x6e0, value); break;
+      case 5: lapic.read_msr(0x800u + data[1], value); break;
+      case 6: lapic.deliver(data[1] & 7, static_cast<uint8_t>(value), value & 0x100); break;
+      case 7: clock.advance(value & 0xfffff); break;
       case 8:
         (void)lapic.pending();
         (void)lapic.acknowledge_interrupt();

@@ -44,13 +44,22 @@ inline constexpr uint32_t kVersionValue = 0x50014;  // six LVT entries, no suppr
 
 inline constexpr uint32_t kSvrEnable = 1u << 8, kSvrFocusDisable = 1u << 9, kSvrVector = 0xff;
 
-inline constexpr uint32_t kLvtVector = 0xff, kLvtMode = 7u << 8, kLvtDeliveryPending = 1u << 12, kLvtActiveLow = 1u << 13,
-                          kLvtRemoteIrr = 1u << 14, kLvtLevel = 1u << 15, kLvtMasked = 1u << 16, kLvtTimerMode = 3u << 17;
+inline constexpr uint32_t kLvtVector = 0xff, kLvtMode = 7u << 8, kLvtDeliveryPending = 1u << 12,
+                          kLvtActiveLow = 1u << 13, kLvtRemoteIrr = 1u << 14, kLvtLevel = 1u << 15,
+                          kLvtMasked = 1u << 16, kLvtTimerMode = 3u << 17;
 
-inline constexpr uint32_t kEsrRedirectableIpi = 1u << 4, kEsrSendIllegalVector = 1u << 5, kEsrReceiveIllegalVector = 1u << 6,
-                          kEsrIllegalRegister = 1u << 7;
+inline constexpr uint32_t kEsrRedirectableIpi = 1u << 4, kEsrSendIllegalVector = 1u << 5,
+                          kEsrReceiveIllegalVector = 1u << 6, kEsrIllegalRegister = 1u << 7;
 
-enum DeliveryMode : uint8_t { kFixed = 0, kLowestPriority = 1, kSmi = 2, kNmi = 4, kInit = 5, kStartup = 6, kExtInt = 7 };
+enum DeliveryMode : uint8_t {
+  kFixed = 0,
+  kLowestPriority = 1,
+  kSmi = 2,
+  kNmi = 4,
+  kInit = 5,
+  kStartup = 6,
+  kExtInt = 7
+};
 
 inline constexpr uint32_t kIcrLogical = 1u << 11, kIcrBusy = 1u << 12, kIcrAssert = 1u << 14, kIcrLevel = 1u << 15;
 inline constexpr unsigned kIcrShorthandShift = 18;

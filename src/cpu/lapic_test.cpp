@@ -466,22 +466,33 @@ TEST_F(X2apicTest, RegistersSurviveTheSwitch) {
 TEST_F(X2apicTest, WhatExists) {
   uint64_t value;
   for (unsigned reg = 0; reg < 0x100; ++reg) {
-    const bool readable = reg == 2 || reg == 3 || reg == 8 || reg == 0xa || reg == 0xd || reg == 0xf || (reg >= 0x10 && reg <= 0x28) ||
-                          reg == 0x30 || (reg >= 0x32 && reg <= 0x39) || reg == 0x3e;
+    const bool readable = reg == 2 || reg == 3 || reg == 8 || reg == 0xa || reg == 0xd || reg == 0xf ||
+                          (reg >= 0x10 && reg <= 0x28) || reg == 0x30 || (reg >= 0x32 && reg <= 0x39) || reg == 0x3e;
     EXPECT_EQ(lapic_.read_msr(0x800 + reg, value), readable) << reg;
-    const bool writable = reg == 8 || reg == 0xb || reg == 0xf || reg == 0x28 || reg == 0x30 || (reg >= 0x32 && reg <= 0x38) ||
-                          reg == 0x3e;
+    const bool writable = reg == 8 || reg == 0xb || reg == 0xf || reg == 0x28 || reg == 0x30 ||
+                          (reg >= 0x32 && reg <= 0x38) || reg == 0x3e;
     EXPECT_EQ(lapic_.write_msr(0x800 + reg, 0), writable || reg == 0x3f) << reg;
   }
 }
 
 TEST_F(X2apicTest, ReservedBitsFault) {
-  const std::pair<uint8_t, uint64_t> refused[] = {
-      {kTpr, 0x100},          {kEoi, 1},           {kEsr, 1},           {kSvr, 1u << 12},         {kSvr, 1u << 10},
-      {kIcrLow, 1u << 13},    {kIcrLow, 1u << 16}, {kIcrLow, 1u << 20}, {kLvtTimerRegister, 1u << 8},
-      {kLvtTimerRegister, 1u << 19}, {kLvtErrorRegister, 1u << 8},      {kLvtThermalRegister, 1u << 15},
-      {kLvtLint0Register, 1u << 17}, {kInitialCount, 1ull << 32},       {kDivideConfig, 4},       {kSelfIpi, 0x100},
-      {kLvtLint0Register, 1ull << 32}};
+  const std::pair<uint8_t, uint64_t> refused[] = {{kTpr, 0x100},
+                                                  {kEoi, 1},
+                                                  {kEsr, 1},
+                                                  {kSvr, 1u << 12},
+                                                  {kSvr, 1u << 10},
+                                                  {kIcrLow, 1u << 13},
+                                                  {kIcrLow, 1u << 16},
+                                                  {kIcrLow, 1u << 20},
+                                                  {kLvtTimerRegister, 1u << 8},
+                                                  {kLvtTimerRegister, 1u << 19},
+                                                  {kLvtErrorRegister, 1u << 8},
+                                                  {kLvtThermalRegister, 1u << 15},
+                                                  {kLvtLint0Register, 1u << 17},
+                                                  {kInitialCount, 1ull << 32},
+                                                  {kDivideConfig, 4},
+                                                  {kSelfIpi, 0x100},
+                                                  {kLvtLint0Register, 1ull << 32}};
   for (const auto& [reg, value] : refused) EXPECT_FALSE(wrmsr(reg, value)) << int{reg} << " " << value;
   EXPECT_TRUE(wrmsr(kLvtLint0Register, kLvtRemoteIrr | kLvtDeliveryPending | 0x700));
   EXPECT_EQ(rdmsr(kLvtLint0Register), 0x700u) << "read-only bits";

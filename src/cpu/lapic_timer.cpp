@@ -142,8 +142,9 @@ bool LapicTimer::start_locked() {
   if (mode_ == Mode::kTscDeadline) {
     const uint64_t tsc = guest_tsc();
     if (tsc >= tsc_deadline_) return expire_locked();
-    const auto wait = (static_cast<unsigned __int128>(tsc_deadline_ - tsc) * kNanosecondsPerSecond +
-                       clock_.tsc_frequency_hz() - 1) / clock_.tsc_frequency_hz();
+    const auto wait =
+        (static_cast<unsigned __int128>(tsc_deadline_ - tsc) * kNanosecondsPerSecond + clock_.tsc_frequency_hz() - 1) /
+        clock_.tsc_frequency_hz();
     timer_->arm(now + static_cast<uint64_t>(std::min<unsigned __int128>(wait, kFarAwayNs)));
     return false;
   }
@@ -169,9 +170,7 @@ bool LapicTimer::expire_locked() {
       timer_->arm(now + std::max(period - into_period, kShortestRearmNs));
       break;
     }
-    default:
-      running_ = false;
-      break;
+    default: running_ = false; break;
   }
   return true;
 }

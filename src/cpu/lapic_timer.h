@@ -22,10 +22,10 @@ class LapicTimer {
   ~LapicTimer();
 
   void reset();
-  void set_mode(Mode mode);                    // LVT timer bits 18:17
-  void set_initial_count(uint32_t count);      // ignored in TSC-deadline mode
-  void set_divide_config(uint32_t value);      // bits 0, 1, 3
-  void set_tsc_deadline(uint64_t deadline);    // guest TSC; ignored outside TSC-deadline mode
+  void set_mode(Mode mode);                  // LVT timer bits 18:17
+  void set_initial_count(uint32_t count);    // ignored in TSC-deadline mode
+  void set_divide_config(uint32_t value);    // bits 0, 1, 3
+  void set_tsc_deadline(uint64_t deadline);  // guest TSC; ignored outside TSC-deadline mode
   void set_tsc_adjust(uint64_t value);
 
   uint32_t initial_count() const;

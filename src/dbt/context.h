@@ -33,9 +33,9 @@ class Runtime;
 
 // MMU modes: each has its own data TLB arrays.
 enum class MmuIndex : uint8_t {
-  kUser = 0,         // CPL 3
-  kSupervisor = 1,   // CPL 0-2, user pages refused where SMAP is on
-  kSupervisorAc = 2, // CPL 0-2 with EFLAGS.AC set or SMAP off
+  kUser = 0,          // CPL 3
+  kSupervisor = 1,    // CPL 0-2, user pages refused where SMAP is on
+  kSupervisorAc = 2,  // CPL 0-2 with EFLAGS.AC set or SMAP off
 };
 inline constexpr unsigned kMmuModes = 3;
 inline constexpr unsigned kTlbEntries = 65536;        // direct-mapped by bits 12-27 of the address
@@ -49,16 +49,16 @@ inline constexpr unsigned kJumpCacheSlots = 16;
 inline constexpr uint64_t invalid_tag(uint32_t index) { return index != 0 && index != 0xffff ? 0 : 0x2000; }
 
 struct DataTlb {
-  std::array<uint64_t, kTlbEntries> read_tag;   // -(virtual page address)
+  std::array<uint64_t, kTlbEntries> read_tag;  // -(virtual page address)
   std::array<uint64_t, kTlbEntries> write_tag;
-  std::array<uint64_t, kTlbEntries> addend;     // host page address - virtual page address
+  std::array<uint64_t, kTlbEntries> addend;  // host page address - virtual page address
 };
 struct CodeTlb {
-  std::array<uint64_t, kTlbEntries> tag;        // -(virtual page address + user bit)
-  std::array<uint64_t, kTlbEntries> page;       // -(guest-physical page address)
+  std::array<uint64_t, kTlbEntries> tag;   // -(virtual page address + user bit)
+  std::array<uint64_t, kTlbEntries> page;  // -(guest-physical page address)
 };
 struct JumpCache {
-  std::array<uint64_t, kJumpCacheEntries> tag;  // -RIP
+  std::array<uint64_t, kJumpCacheEntries> tag;     // -RIP
   std::array<uint64_t, kJumpCacheEntries> target;  // host address of the indirect entry
 };
 
@@ -69,30 +69,30 @@ struct alignas(4096) Context {
   cpu::CpuState state;
 
   // Hot words of translated code.
-  uint64_t code_base = 0;         // IP of the start of the guest page being executed
-  uint32_t exit_request = 0;      // polled at back-edges and indirect branches (atomic access)
-  uint32_t irq_pending = 0;       // something may be deliverable once IF allows (atomic access)
-  uint32_t arith_flags = 0;       // bits 8-15: LAHF's AH image; bit 0: OF
-  uint8_t interrupt_flag = 0;     // RFLAGS.IF
-  uint8_t direction_flag = 0;     // RFLAGS.DF
-  uint8_t step_pending = 0;       // the instruction just run was single-stepped
-  uint8_t code_invalidated = 0;   // a store has dropped translations: the current block may be stale
-  uint8_t vectors_saved = 0;      // the guest's vector state is in state.xsave at the moment
-  uint32_t mode = 0;              // the mode word (dbt/mode.h) of the code being run
+  uint64_t code_base = 0;        // IP of the start of the guest page being executed
+  uint32_t exit_request = 0;     // polled at back-edges and indirect branches (atomic access)
+  uint32_t irq_pending = 0;      // something may be deliverable once IF allows (atomic access)
+  uint32_t arith_flags = 0;      // bits 8-15: LAHF's AH image; bit 0: OF
+  uint8_t interrupt_flag = 0;    // RFLAGS.IF
+  uint8_t direction_flag = 0;    // RFLAGS.DF
+  uint8_t step_pending = 0;      // the instruction just run was single-stepped
+  uint8_t code_invalidated = 0;  // a store has dropped translations: the current block may be stale
+  uint8_t vectors_saved = 0;     // the guest's vector state is in state.xsave at the moment
+  uint32_t mode = 0;             // the mode word (dbt/mode.h) of the code being run
   uint64_t page_mask = ~uint64_t{0xfff};
   uint64_t bit_masks[3] = {0x0f, 0x1f, 0x3f};  // bit index within 16, 32, 64 bits
   uint64_t sign_mask = uint64_t{1} << 63;
-  uint64_t x87_summary_mask = 0x80;   // FSW.ES
-  uint64_t scratch[8] = {};       // spill space inside one instruction
-  uint64_t tsc_offset = 0;        // guest TSC = host TSC + this (TSC_ADJUST included)
-  int64_t instructions_left = 0;  // deterministic clock: budget, counted down per block
+  uint64_t x87_summary_mask = 0x80;  // FSW.ES
+  uint64_t scratch[8] = {};          // spill space inside one instruction
+  uint64_t tsc_offset = 0;           // guest TSC = host TSC + this (TSC_ADJUST included)
+  int64_t instructions_left = 0;     // deterministic clock: budget, counted down per block
   int64_t instructions_settled = 0;  // what instructions_left was when the clock was last told
-  uint32_t regrant = 0;           // deterministic clock: a timer may be due before the budget ends (atomic access)
-  uint16_t fpu_fop = 0;           // last x87 instruction: opcode, IP and data address as the guest sees them
+  uint32_t regrant = 0;              // deterministic clock: a timer may be due before the budget ends (atomic access)
+  uint16_t fpu_fop = 0;              // last x87 instruction: opcode, IP and data address as the guest sees them
   uint64_t fpu_fip = 0, fpu_fdp = 0;
-  uint16_t x87_last_fop = 0;      // of the last x87 instruction; becomes fpu_fop / fpu_fdp when it raised an
-  uint64_t x87_last_fdp = 0;      // unmasked exception, or always on processors that keep them always
-  uint64_t host_stack = 0;        // the C++ caller's stack pointer while in the code cache
+  uint16_t x87_last_fop = 0;  // of the last x87 instruction; becomes fpu_fop / fpu_fdp when it raised an
+  uint64_t x87_last_fdp = 0;  // unmasked exception, or always on processors that keep them always
+  uint64_t host_stack = 0;    // the C++ caller's stack pointer while in the code cache
   ExitReason exit_reason = ExitReason::kNone;
   alignas(64) std::array<std::byte, 192> bounce{};  // for accesses that no single host page serves
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Seeded bugs: in a build with RHEA_INJECT_BUGS each number is a realistic mistake of the translator or its runtime that
-// the test suites must catch (docs/seeded-bugs.md); in any other build they are constants that vanish.
+// Seeded bugs: in a build with RHEA_INJECT_BUGS each number is a realistic mistake of the translator or its runtime
+// that the test suites must catch (docs/seeded-bugs.md); in any other build they are constants that vanish.
 #pragma once
 
 #ifdef RHEA_INJECT_BUGS

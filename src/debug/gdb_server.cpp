@@ -27,18 +27,21 @@ struct Listener {
   std::string unix_path;  // to be removed at the end
 };
 
-Result<base::UniqueFd> bind_and_listen(base::UniqueFd fd, const sockaddr* address, socklen_t length, std::string_view what) {
-  if (bind(fd.get(), address, length) != 0) return fail(Error::from_errno(errno, fmt::format("cannot bind the gdb server to {}", what)));
+Result<base::UniqueFd> bind_and_listen(base::UniqueFd fd, const sockaddr* address, socklen_t length,
+                                       std::string_view what) {
+  if (bind(fd.get(), address, length) != 0)
+    return fail(Error::from_errno(errno, fmt::format("cannot bind the gdb server to {}", what)));
   if (listen(fd.get(), 1) != 0) return fail(Error::from_errno(errno, fmt::format("cannot listen on {}", what)));
   return fd;
 }
 
 // A socket file that nobody listens on is left from an earlier run.
 void remove_stale_socket(const sockaddr_un& address) {
-  struct stat info {};
+  struct stat info{};
   if (lstat(address.sun_path, &info) != 0 || !S_ISSOCK(info.st_mode)) return;
   base::UniqueFd probe(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  if (probe && connect(probe.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0 && errno == ECONNREFUSED)
+  if (probe && connect(probe.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0 &&
+      errno == ECONNREFUSED)
     unlink(address.sun_path);
 }
 
@@ -46,7 +49,8 @@ Result<Listener> listen_unix(const std::string& path) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   if (path.empty() || path.size() >= sizeof address.sun_path)
-    return fail(ErrorCode::kInvalidArgument, fmt::format("the gdb socket path '{}' is empty or longer than {} bytes", path, sizeof address.sun_path - 1));
+    return fail(ErrorCode::kInvalidArgument, fmt::format("the gdb socket path '{}' is empty or longer than {} bytes",
+                                                         path, sizeof address.sun_path - 1));
   std::memcpy(address.sun_path, path.data(), path.size());
   remove_stale_socket(address);
   base::UniqueFd fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
@@ -54,7 +58,8 @@ Result<Listener> listen_unix(const std::string& path) {
   // Before bind(), so that the file never exists with wider permissions. [unix(7)]
   fchmod(fd.get(), 0600);
   Listener listener{.fd = {}, .address = "unix:" + path, .unix_path = path};
-  listener.fd = RHEA_TRY(bind_and_listen(std::move(fd), reinterpret_cast<const sockaddr*>(&address), sizeof address, listener.address));
+  listener.fd = RHEA_TRY(
+      bind_and_listen(std::move(fd), reinterpret_cast<const sockaddr*>(&address), sizeof address, listener.address));
   return listener;
 }
 
@@ -67,7 +72,8 @@ Result<Listener> listen_tcp(std::string_view text) {
   std::string host(text.substr(0, colon == text.npos ? 0 : colon));
   std::string port(colon == text.npos ? "" : text.substr(colon + 1));
   if (port.empty() || port.size() > 5 || port.find_first_not_of("0123456789") != port.npos || std::stoul(port) > 65535)
-    return fail(ErrorCode::kInvalidArgument, fmt::format("gdb address 'tcp:{}' is not of the form tcp:HOST:PORT", text));
+    return fail(ErrorCode::kInvalidArgument,
+                fmt::format("gdb address 'tcp:{}' is not of the form tcp:HOST:PORT", text));
   if (host.size() >= 2 && host.front() == '[' && host.back() == ']') host = host.substr(1, host.size() - 2);
   if (host.empty()) host = "localhost";
 
@@ -84,15 +90,18 @@ Result<Listener> listen_tcp(std::string_view text) {
   int on = 1;
   setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
   Listener listener;
-  listener.fd = RHEA_TRY(bind_and_listen(std::move(fd), found->ai_addr, found->ai_addrlen, fmt::format("tcp:{}", text)));
+  listener.fd =
+      RHEA_TRY(bind_and_listen(std::move(fd), found->ai_addr, found->ai_addrlen, fmt::format("tcp:{}", text)));
 
   sockaddr_storage bound{};
   socklen_t length = sizeof bound;
   std::array<char, NI_MAXSERV> service{};
   if (getsockname(listener.fd.get(), reinterpret_cast<sockaddr*>(&bound), &length) == 0 &&
-      getnameinfo(reinterpret_cast<sockaddr*>(&bound), length, nullptr, 0, service.data(), service.size(), NI_NUMERICSERV) == 0)
+      getnameinfo(reinterpret_cast<sockaddr*>(&bound), length, nullptr, 0, service.data(), service.size(),
+                  NI_NUMERICSERV) == 0)
     port = service.data();
-  listener.address = host.find(':') == host.npos ? fmt::format("tcp:{}:{}", host, port) : fmt::format("tcp:[{}]:{}", host, port);
+  listener.address =
+      host.find(':') == host.npos ? fmt::format("tcp:{}:{}", host, port) : fmt::format("tcp:[{}]:{}", host, port);
   return listener;
 }
 
@@ -100,7 +109,8 @@ Result<Listener> listen_on(std::string_view address) {
   constexpr std::string_view kTcp = "tcp:", kUnix = "unix:";
   if (address.starts_with(kTcp)) return listen_tcp(address.substr(kTcp.size()));
   if (address.starts_with(kUnix)) return listen_unix(std::string(address.substr(kUnix.size())));
-  return fail(ErrorCode::kInvalidArgument, fmt::format("gdb address '{}' is neither tcp:HOST:PORT nor unix:PATH", address));
+  return fail(ErrorCode::kInvalidArgument,
+              fmt::format("gdb address '{}' is neither tcp:HOST:PORT nor unix:PATH", address));
 }
 
 }  // namespace
@@ -108,7 +118,8 @@ Result<Listener> listen_on(std::string_view address) {
 // Held by shared_ptr, so that a notice from a vCPU thread still on its way finds that the server has gone.
 class GdbServer::Impl : public std::enable_shared_from_this<Impl> {
  public:
-  Impl(base::EventLoop& loop, DebugTarget& target, Listener listener) : loop_(loop), target_(target), listener_(std::move(listener)) {}
+  Impl(base::EventLoop& loop, DebugTarget& target, Listener listener)
+      : loop_(loop), target_(target), listener_(std::move(listener)) {}
 
   Status start() {
     return loop_.add_fd(listener_.fd.get(), EPOLLIN, [this](uint32_t) { accept_connection(); });
@@ -224,7 +235,8 @@ class GdbServer::Impl : public std::enable_shared_from_this<Impl> {
   bool closed_ = false;
 };
 
-Result<std::unique_ptr<GdbServer>> GdbServer::create(base::EventLoop& loop, DebugTarget& target, std::string_view address) {
+Result<std::unique_ptr<GdbServer>> GdbServer::create(base::EventLoop& loop, DebugTarget& target,
+                                                     std::string_view address) {
   Listener listener = RHEA_TRY(listen_on(address));
   auto impl = std::make_shared<Impl>(loop, target, std::move(listener));
   RHEA_TRY(impl->start());

@@ -19,7 +19,8 @@ class GdbServer {
   // `loop` and `target` outlive the server. Anyone who can connect owns the guest: unix sockets are made for their
   // owner only, and a TCP address other than loopback is the user's explicit choice.
   // Errors: kInvalidArgument for a malformed address, otherwise what socket, bind or listen said.
-  static Result<std::unique_ptr<GdbServer>> create(base::EventLoop& loop, DebugTarget& target, std::string_view address);
+  static Result<std::unique_ptr<GdbServer>> create(base::EventLoop& loop, DebugTarget& target,
+                                                   std::string_view address);
   ~GdbServer();
   GdbServer(const GdbServer&) = delete;
   GdbServer& operator=(const GdbServer&) = delete;

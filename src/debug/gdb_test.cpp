@@ -151,16 +151,20 @@ std::string run_gdb(const std::string& directory, const std::string& commands, b
 
 TEST_F(GdbTest, RealGdbDebugsTheMachine) {
   serve("unix:" + directory_ + "/gdb");
-  const std::string output = run_gdb(directory_, "set confirm off\nset pagination off\nset tcp connect-timeout 10\n"
-                                     "target remote " + directory_ + "/gdb\n"
-                                     "info registers rip\n"
-                                     "set $rip = 0x2000\nset $rax = 0x123456789abcdef0\nset $xmm3.uint128 = 77\n"
-                                     "p/x $rax\np $xmm3.v4_int32\np $cr0\np $ftag\n"
-                                     "set {long}0x3000 = 0x1122334455667788\nx/gx 0x3000\nx/i $rip\n"
-                                     "break *0x2010\ncontinue\np $rip\n"
-                                     "stepi\np $rip\nstepi\np $rip\n"
-                                     "hbreak *0x2020\ncontinue\np $rip\n"
-                                     "info threads\nmonitor stats\ndelete\ndetach\n", *loop_);
+  const std::string output = run_gdb(directory_,
+                                     "set confirm off\nset pagination off\nset tcp connect-timeout 10\n"
+                                     "target remote " +
+                                         directory_ +
+                                         "/gdb\n"
+                                         "info registers rip\n"
+                                         "set $rip = 0x2000\nset $rax = 0x123456789abcdef0\nset $xmm3.uint128 = 77\n"
+                                         "p/x $rax\np $xmm3.v4_int32\np $cr0\np $ftag\n"
+                                         "set {long}0x3000 = 0x1122334455667788\nx/gx 0x3000\nx/i $rip\n"
+                                         "break *0x2010\ncontinue\np $rip\n"
+                                         "stepi\np $rip\nstepi\np $rip\n"
+                                         "hbreak *0x2020\ncontinue\np $rip\n"
+                                         "info threads\nmonitor stats\ndelete\ndetach\n",
+                                     *loop_);
   if (output == "gdb is not installed") GTEST_SKIP() << output;
   EXPECT_THAT(output, HasSubstr("$1 = 0x123456789abcdef0"));
   EXPECT_THAT(output, HasSubstr("$2 = {77, 0, 0, 0}"));
@@ -183,11 +187,16 @@ TEST_F(GdbTest, TcpAndInterrupt) {
   serve("tcp:127.0.0.1:0");
   const std::string address = server_->address().substr(4);
   EXPECT_NE(address, "127.0.0.1:0");
-  const std::string output = run_gdb(directory_, "set confirm off\nset pagination off\n"
-                                     "target remote " + address + "\n"
-                                     "python\nimport threading, os, signal\n"
-                                     "threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()\nend\n"
-                                     "continue\np $rip\nkill\n", *loop_);
+  const std::string output =
+      run_gdb(directory_,
+              "set confirm off\nset pagination off\n"
+              "target remote " +
+                  address +
+                  "\n"
+                  "python\nimport threading, os, signal\n"
+                  "threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()\nend\n"
+                  "continue\np $rip\nkill\n",
+              *loop_);
   if (output == "gdb is not installed") GTEST_SKIP() << output;
   EXPECT_THAT(output, HasSubstr("SIGINT"));
   EXPECT_TRUE(target_.killed);
@@ -217,7 +226,8 @@ TEST_F(GdbTest, OneDebuggerAtATimeAndLostConnections) {
 }
 
 TEST_F(GdbTest, BadAddresses) {
-  for (const char* address : {"", "tcp:", "tcp:1", "tcp:localhost:x", "tcp:localhost:99999", "unix:", "serial:/dev/ttyS0"}) {
+  for (const char* address :
+       {"", "tcp:", "tcp:1", "tcp:localhost:x", "tcp:localhost:99999", "unix:", "serial:/dev/ttyS0"}) {
     auto server = GdbServer::create(*loop_, target_, address);
     EXPECT_FALSE(server) << address;
   }
@@ -236,7 +246,8 @@ TEST_F(GdbTest, StaleSocketIsReplacedAndALiveOneIsNot) {
     close(fd);
   }
   serve("unix:" + path);
-  EXPECT_EQ(std::filesystem::status(path).permissions(), std::filesystem::perms::owner_read | std::filesystem::perms::owner_write);
+  EXPECT_EQ(std::filesystem::status(path).permissions(),
+            std::filesystem::perms::owner_read | std::filesystem::perms::owner_write);
   EXPECT_FALSE(GdbServer::create(*loop_, target_, "unix:" + path));
   EXPECT_TRUE(std::filesystem::exists(path));
 }

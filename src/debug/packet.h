@@ -17,11 +17,11 @@ inline constexpr size_t kMaxPacketBytes = 0x4000;
 
 struct ParserEvent {
   enum class Kind {
-    kAck,          // '+'
-    kNak,          // '-'
-    kInterrupt,    // 0x03 outside a packet
-    kPacket,       // payload, unescaped
-    kBadPacket,    // wrong checksum or too long: to be answered with '-'
+    kAck,        // '+'
+    kNak,        // '-'
+    kInterrupt,  // 0x03 outside a packet
+    kPacket,     // payload, unescaped
+    kBadPacket,  // wrong checksum or too long: to be answered with '-'
   };
   Kind kind;
   std::string payload;

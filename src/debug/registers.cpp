@@ -14,7 +14,19 @@ namespace {
 
 using cpu::CpuState;
 
-enum class Kind : uint8_t { kGpr, kRip, kRflags, kSelector, kSegmentBase, kX87, kX87Control, kXmm, kMxcsr, kYmmHigh, kSystem };
+enum class Kind : uint8_t {
+  kGpr,
+  kRip,
+  kRflags,
+  kSelector,
+  kSegmentBase,
+  kX87,
+  kX87Control,
+  kXmm,
+  kMxcsr,
+  kYmmHigh,
+  kSystem
+};
 enum X87Control : uint8_t { kFctrl, kFstat, kFtag, kFiseg, kFioff, kFoseg, kFooff, kFop };
 enum System : uint8_t { kCr0, kCr2, kCr3, kCr4, kEfer, kKernelGsBase };
 
@@ -32,8 +44,8 @@ struct FeatureSet {
   std::vector<Register> registers;
 };
 
-constexpr size_t kFcw = 0, kFsw = 2, kFtw = 4, kFop16 = 6, kFip = 8, kFdp = 16, kMxcsrOffset = 24, kSt0 = 32, kXmm0 = 160,
-                 kXstateBv = 512, kYmmHigh0 = 576;
+constexpr size_t kFcw = 0, kFsw = 2, kFtw = 4, kFop16 = 6, kFip = 8, kFdp = 16, kMxcsrOffset = 24, kSt0 = 32,
+                 kXmm0 = 160, kXstateBv = 512, kYmmHigh0 = 576;
 constexpr uint64_t kX87State = 1, kSseState = 2, kAvxState = 4;
 
 const char* const kEflagsType =
@@ -58,9 +70,10 @@ std::vector<FeatureSet> make_features() {
   std::vector<FeatureSet> sets;
   FeatureSet core{"org.gnu.gdb.i386.core", kEflagsType, {}};
   constexpr const char* kGprNames[] = {"rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp",
-                                       "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"};
-  constexpr uint8_t kGprIndex[] = {cpu::kRax, cpu::kRbx, cpu::kRcx, cpu::kRdx, cpu::kRsi, cpu::kRdi, cpu::kRbp, cpu::kRsp,
-                                   cpu::kR8, cpu::kR9, cpu::kR10, cpu::kR11, cpu::kR12, cpu::kR13, cpu::kR14, cpu::kR15};
+                                       "r8",  "r9",  "r10", "r11", "r12", "r13", "r14", "r15"};
+  constexpr uint8_t kGprIndex[] = {cpu::kRax, cpu::kRbx, cpu::kRcx, cpu::kRdx, cpu::kRsi, cpu::kRdi,
+                                   cpu::kRbp, cpu::kRsp, cpu::kR8,  cpu::kR9,  cpu::kR10, cpu::kR11,
+                                   cpu::kR12, cpu::kR13, cpu::kR14, cpu::kR15};
   for (unsigned i = 0; i < 16; ++i) {
     bool pointer = kGprIndex[i] == cpu::kRbp || kGprIndex[i] == cpu::kRsp;
     core.registers.push_back({kGprNames[i], Kind::kGpr, kGprIndex[i], 8, pointer ? "data_ptr" : "int64"});
@@ -81,7 +94,8 @@ std::vector<FeatureSet> make_features() {
   sets.push_back(std::move(sse));
 
   FeatureSet avx{"org.gnu.gdb.i386.avx", "", {}};
-  for (uint8_t i = 0; i < 16; ++i) avx.registers.push_back({fmt::format("ymm{}h", i), Kind::kYmmHigh, i, 16, "uint128"});
+  for (uint8_t i = 0; i < 16; ++i)
+    avx.registers.push_back({fmt::format("ymm{}h", i), Kind::kYmmHigh, i, 16, "uint128"});
   sets.push_back(std::move(avx));
 
   FeatureSet segments{"org.gnu.gdb.i386.segments", "", {}};
@@ -132,7 +146,9 @@ void put(CpuState& state, size_t offset, T value) {
   std::memcpy(&state.xsave[offset], &value, sizeof value);
 }
 
-bool component_present(const CpuState& state, uint64_t component) { return get<uint64_t>(state, kXstateBv) & component; }
+bool component_present(const CpuState& state, uint64_t component) {
+  return get<uint64_t>(state, kXstateBv) & component;
+}
 
 // A component in its initial state has anything in the area: make the area say what the initial state is.
 void materialise(CpuState& state, uint64_t component) {
@@ -233,8 +249,9 @@ void write_vector(CpuState& state, uint64_t component, size_t offset, std::span<
 }
 
 std::string describe_target() {
-  std::string xml = "<?xml version=\"1.0\"?>\n<!DOCTYPE target SYSTEM \"gdb-target.dtd\">\n<target>\n"
-                    "<architecture>i386:x86-64</architecture>\n";
+  std::string xml =
+      "<?xml version=\"1.0\"?>\n<!DOCTYPE target SYSTEM \"gdb-target.dtd\">\n<target>\n"
+      "<architecture>i386:x86-64</architecture>\n";
   for (const FeatureSet& set : feature_sets()) {
     xml += fmt::format("<feature name=\"{}\">\n{}", set.name, set.types);
     for (const Register& reg : set.registers)

@@ -22,7 +22,9 @@ constexpr const char* kTooMany = "E1c";     // ENOSPC
 constexpr const char* kOk = "OK";
 constexpr unsigned kSigint = 2, kSigtrap = 5, kSigsegv = 11;
 
-std::span<const uint8_t> as_bytes(std::string_view text) { return {reinterpret_cast<const uint8_t*>(text.data()), text.size()}; }
+std::span<const uint8_t> as_bytes(std::string_view text) {
+  return {reinterpret_cast<const uint8_t*>(text.data()), text.size()};
+}
 
 }  // namespace
 
@@ -38,7 +40,8 @@ void Session::close() {
     update_breakpoints();
     start(false, 0);
   } else if (run_state_ == RunState::kRunning && had_breakpoints) {
-    // Nothing may be changed while vCPUs execute: on_stopped() goes on. Without breakpoints of ours the VM is left alone.
+    // Nothing may be changed while vCPUs execute: on_stopped() goes on. Without breakpoints of ours the VM is left
+    // alone.
     run_state_ = RunState::kStopping;
     target_.stop();
   }
@@ -177,7 +180,8 @@ std::string Session::query(std::string_view text) {
   if (text.starts_with("qSupported")) {
     peer_knows_swbreak_ = text.find("swbreak+") != text.npos;
     peer_knows_hwbreak_ = text.find("hwbreak+") != text.npos;
-    return fmt::format("PacketSize={:x};qXfer:features:read+;QStartNoAckMode+;vContSupported+;swbreak+;hwbreak+", kMaxPacketBytes);
+    return fmt::format("PacketSize={:x};qXfer:features:read+;QStartNoAckMode+;vContSupported+;swbreak+;hwbreak+",
+                       kMaxPacketBytes);
   }
   if (take_prefix(text, "qXfer:features:read:")) return features_xfer(text);
   if (text == "qC") return fmt::format("QC{:x}", general_vcpu_ + 1);

@@ -82,8 +82,8 @@ class Session {
   bool killed_ = false;
   bool peer_knows_swbreak_ = false;
   bool peer_knows_hwbreak_ = false;
-  unsigned general_vcpu_ = 0;  // Hg
-  unsigned continue_vcpu_ = 0; // Hc
+  unsigned general_vcpu_ = 0;   // Hg
+  unsigned continue_vcpu_ = 0;  // Hc
   StopEvent last_stop_;
   std::set<uint64_t> software_breakpoints_, hardware_breakpoints_;
 };

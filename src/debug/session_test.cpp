@@ -77,7 +77,9 @@ TEST_F(SessionTest, RegistersRoundTrip) {
   size_t bytes = 0;
   for (unsigned i = 0; i < register_count(); ++i) bytes += register_bytes(i);
   ASSERT_EQ(all.size(), bytes * 2);
-  EXPECT_THAT(all, StartsWith("0000000000000000" "3333333333333333" "1111111111111111"));  // rax rbx rcx
+  EXPECT_THAT(all, StartsWith("0000000000000000"
+                              "3333333333333333"
+                              "1111111111111111"));  // rax rbx rcx
   EXPECT_EQ(ask("p10"), "0010000000000000");
   EXPECT_EQ(ask("P0=efcdab8967452301"), "OK");
   EXPECT_EQ(vcpu.state.gpr[cpu::kRax], 0x0123456789abcdefu);
@@ -126,14 +128,15 @@ TEST_F(SessionTest, Memory) {
   EXPECT_EQ(ask("mffffffff80001002,2"), "0304");
   EXPECT_EQ(ask(std::string("X1001,3:a}\x03z", 12)), "OK");
   EXPECT_EQ(ask("m1000,5"), "0161237a90");
-  EXPECT_EQ(ask("mfffe,8"), "9090");           // RAM ends
-  EXPECT_EQ(ask("m10000,1"), "E14");           // mapped, not RAM
-  EXPECT_EQ(ask("m900000000,1"), "E14");       // not mapped
+  EXPECT_EQ(ask("mfffe,8"), "9090");      // RAM ends
+  EXPECT_EQ(ask("m10000,1"), "E14");      // mapped, not RAM
+  EXPECT_EQ(ask("m900000000,1"), "E14");  // not mapped
   EXPECT_EQ(ask("mffffffffffffffff,10"), "E14");
   EXPECT_EQ(ask("Mffff,2:0102"), "E14");
   EXPECT_EQ(ask("m0,ffffffffffffffff").size(), kMaxPacketBytes);
   EXPECT_EQ(ask("m0,0"), "");
-  for (const char* bad : {"m", "m0", "m0,", "mx,1", "m0,1,", "M0,2:01", "M0,1:0", "M0,1", "X0,1:", "m00000000000000000,1"})
+  for (const char* bad :
+       {"m", "m0", "m0,", "mx,1", "m0,1,", "M0,2:01", "M0,1:0", "M0,1", "X0,1:", "m00000000000000000,1"})
     EXPECT_EQ(ask(bad), "E01") << bad;
 }
 
@@ -249,10 +252,10 @@ TEST_F(SessionTest, OutputIsBounded) {
 
 TEST_F(SessionTest, MonitorAndUnknownPackets) {
   connect();
-  EXPECT_EQ(ask("qRcmd," + to_hex(std::vector<uint8_t>{'s', 't', 'a', 't', 's'})),
-            "6e6f20737461746973746963730a");
+  EXPECT_EQ(ask("qRcmd," + to_hex(std::vector<uint8_t>{'s', 't', 'a', 't', 's'})), "6e6f20737461746973746963730a");
   EXPECT_EQ(ask("qRcmd,0"), "E01");
-  for (const char* unknown : {"", "vMustReplyEmpty", "Q", "q", "v", "R00", "qTStatus"}) EXPECT_EQ(ask(unknown), "") << unknown;
+  for (const char* unknown : {"", "vMustReplyEmpty", "Q", "q", "v", "R00", "qTStatus"})
+    EXPECT_EQ(ask(unknown), "") << unknown;
 }
 
 }  // namespace

@@ -51,40 +51,30 @@ inline void fuzz_damaged_load(io::Device& device, FuzzInput& input) {
 
 // `extra(kind, input)` does what is particular to the device.
 template <class Extra>
-void fuzz_device(DeviceHarness& harness, io::Device& device, std::span<const FuzzRange> ranges, FuzzInput input, Extra extra) {
+void fuzz_device(DeviceHarness& harness, io::Device& device, std::span<const FuzzRange> ranges, FuzzInput input,
+                 Extra extra) {
   while (!input.empty()) {
     const auto kind = input.take<uint8_t>();
     const FuzzRange& range = ranges[input.take<uint8_t>() % ranges.size()];
     const uint64_t address = range.start + input.take<uint32_t>() % range.size_bytes;
     io::AddressSpace& space = range.port ? harness.ports : harness.physical;
     switch (kind % 16) {
-      case 0 ... 5:
-        space.write(address, input.take<uint64_t>(), 1u << (kind >> 4 & (range.port ? 1 : 3)));
-        break;
-      case 6 ... 9:
-        (void)space.read(address, 1u << (kind >> 4 & 3));
-        break;
-      case 10:
-        harness.clock.advance(input.take<uint32_t>() & 0xffffff);
-        break;
-      case 11:
-        harness.router.set_gsi(kind >> 4 | (address & 1) << 4, input.take<uint8_t>() & 1);
-        break;
-      case 12:
-        fuzz_damaged_load(device, input);
-        break;
+      case 0 ... 5: space.write(address, input.take<uint64_t>(), 1u << (kind >> 4 & (range.port ? 1 : 3))); break;
+      case 6 ... 9: (void)space.read(address, 1u << (kind >> 4 & 3)); break;
+      case 10: harness.clock.advance(input.take<uint32_t>() & 0xffffff); break;
+      case 11: harness.router.set_gsi(kind >> 4 | (address & 1) << 4, input.take<uint8_t>() & 1); break;
+      case 12: fuzz_damaged_load(device, input); break;
       case 13:
         if (kind == 13) device.reset();
         break;
-      default:
-        extra(kind >> 4, input);
-        break;
+      default: extra(kind >> 4, input); break;
     }
   }
   const auto saved = DeviceHarness::save(device);
   RHEA_CHECK(DeviceHarness::load(device, saved).has_value());
 }
-inline void fuzz_device(DeviceHarness& harness, io::Device& device, std::span<const FuzzRange> ranges, FuzzInput input) {
+inline void fuzz_device(DeviceHarness& harness, io::Device& device, std::span<const FuzzRange> ranges,
+                        FuzzInput input) {
   fuzz_device(harness, device, ranges, input, [](unsigned, FuzzInput&) {});
 }
 

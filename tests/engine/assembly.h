@@ -28,14 +28,20 @@ inline Bytes little_endian(uint64_t value, unsigned size) {
 
 inline constexpr uint8_t kExitPort = 0xf4;
 
-inline Bytes mov(Register to, uint64_t value) { return Bytes{0x48, static_cast<uint8_t>(0xb8 + to)} + little_endian(value, 8); }
-inline Bytes mov32(Register to, uint32_t value) { return Bytes{static_cast<uint8_t>(0xb8 + to)} + little_endian(value, 4); }
+inline Bytes mov(Register to, uint64_t value) {
+  return Bytes{0x48, static_cast<uint8_t>(0xb8 + to)} + little_endian(value, 8);
+}
+inline Bytes mov32(Register to, uint32_t value) {
+  return Bytes{static_cast<uint8_t>(0xb8 + to)} + little_endian(value, 4);
+}
 inline Bytes store_rax(uint64_t address) { return Bytes{0x48, 0xa3} + little_endian(address, 8); }
 inline Bytes load_rax(uint64_t address) { return Bytes{0x48, 0xa1} + little_endian(address, 8); }
 inline Bytes store_imm32(uint32_t address, uint32_t value) {
   return Bytes{0xc7, 0x04, 0x25} + little_endian(address, 4) + little_endian(value, 4);
 }
-inline Bytes increment(uint32_t address) { return Bytes{0xff, 0x04, 0x25} + little_endian(address, 4); }  // inc dword [address]
+inline Bytes increment(uint32_t address) {
+  return Bytes{0xff, 0x04, 0x25} + little_endian(address, 4);
+}  // inc dword [address]
 inline Bytes exit() { return {0xe6, kExitPort}; }
 inline Bytes nop() { return {0x90}; }
 inline Bytes hlt() { return {0xf4}; }
@@ -46,7 +52,8 @@ inline Bytes inc_ebx() { return {0xff, 0xc3}; }
 inline Bytes spin() { return {0xeb, 0xfe}; }
 inline Bytes jump_back(size_t bytes) { return {0xeb, static_cast<uint8_t>(-static_cast<int>(bytes) - 2)}; }
 inline Bytes wrmsr(uint32_t index, uint64_t value) {
-  return mov32(kRcx, index) + mov32(kRax, static_cast<uint32_t>(value)) + mov32(kRdx, static_cast<uint32_t>(value >> 32)) + Bytes{0x0f, 0x30};
+  return mov32(kRcx, index) + mov32(kRax, static_cast<uint32_t>(value)) +
+         mov32(kRdx, static_cast<uint32_t>(value >> 32)) + Bytes{0x0f, 0x30};
 }
 // RAX: the whole value.
 inline Bytes rdmsr(uint32_t index) {

@@ -87,8 +87,8 @@ TEST_P(DebugTest, TheGuestsOwnTrapFlag) {
 }
 
 TEST_P(DebugTest, DebugRegistersReadBack) {
-  guest.run(mov(kRax, 0xffff800012345678) + Bytes{0x0f, 0x23, 0xc0, 0x0f, 0x21, 0xc3} +                    // mov dr0,rax; mov rbx,dr0
-            mov(kRax, 0x55) + Bytes{0x0f, 0x23, 0xf8, 0x0f, 0x21, 0xf9});                                    // mov dr7,rax; mov rcx,dr7
+  guest.run(mov(kRax, 0xffff800012345678) + Bytes{0x0f, 0x23, 0xc0, 0x0f, 0x21, 0xc3} +  // mov dr0,rax; mov rbx,dr0
+            mov(kRax, 0x55) + Bytes{0x0f, 0x23, 0xf8, 0x0f, 0x21, 0xf9});                // mov dr7,rax; mov rcx,dr7
   EXPECT_EQ(guest.gpr(kRbx), 0xffff800012345678u);
   EXPECT_EQ(guest.gpr(kRcx), 0x455u);
   EXPECT_EQ(guest.state().dr[0], 0xffff800012345678u);

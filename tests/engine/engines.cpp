@@ -9,7 +9,8 @@ namespace {
 
 EngineKind dbt(std::string name, int opt_level, bool counts) {
   engine_dbt::DbtOptions options{.opt_level = opt_level, .instruction_clock = counts, .code_cache_bytes = 4 << 20};
-  return {std::move(name), counts, [options](const cpu::EngineContext& context) { return engine_dbt::create_dbt_engine(context, options); }};
+  return {std::move(name), counts,
+          [options](const cpu::EngineContext& context) { return engine_dbt::create_dbt_engine(context, options); }};
 }
 
 }  // namespace

@@ -41,7 +41,9 @@ class Guest {
   io::Clock& clock() { return *clock_; }
   const cpu::CpuModel& model() const { return *model_; }
 
-  void put(uint64_t physical, const Bytes& bytes) { ASSERT_TRUE(memory_->write({physical}, std::as_bytes(std::span(bytes)))); }
+  void put(uint64_t physical, const Bytes& bytes) {
+    ASSERT_TRUE(memory_->write({physical}, std::as_bytes(std::span(bytes))));
+  }
   void put64(uint64_t physical, uint64_t value) { put(physical, assembly::little_endian(value, 8)); }
   uint64_t get64(uint64_t physical) const {
     uint64_t value = 0;
@@ -86,7 +88,8 @@ class Guest {
   struct Device final : io::IoHandler {
     uint64_t io_read(uint64_t offset, unsigned size) override {
       reads.push_back({offset, 0, size});
-      const uint64_t value = answers.empty() ? answer : answers[reads.size() - 1 < answers.size() ? reads.size() - 1 : answers.size() - 1];
+      const uint64_t value =
+          answers.empty() ? answer : answers[reads.size() - 1 < answers.size() ? reads.size() - 1 : answers.size() - 1];
       return size == 8 ? value : value & ((uint64_t{1} << (8 * size)) - 1);
     }
     void io_write(uint64_t offset, uint64_t value, unsigned size) override {
@@ -130,19 +133,37 @@ inline Guest::Guest(const EngineKind& kind) {
     clock_ = std::move(*io::HostClock::create(*loop_));
     loop_thread_ = std::thread([this] { loop_->run(); });
   }
-  model_ = std::make_unique<cpu::CpuModel>(*cpu::CpuModel::create({.name = "max", .tsc_frequency_hz = clock_->tsc_frequency_hz(), .cpu_count = 1}));
-  memory_ = std::move(*memory::GuestMemory::create(std::vector<memory::GuestMemory::Extent>{{{0}, kRamBytes}}, {.name = "test-ram"}));
+  model_ = std::make_unique<cpu::CpuModel>(
+      *cpu::CpuModel::create({.name = "max", .tsc_frequency_hz = clock_->tsc_frequency_hz(), .cpu_count = 1}));
+  memory_ = std::move(
+      *memory::GuestMemory::create(std::vector<memory::GuestMemory::Extent>{{{0}, kRamBytes}}, {.name = "test-ram"}));
   physical_.map({.start = 0, .size_bytes = kRamBytes, .kind = io::RangeKind::kRam, .host = ram(), .name = "ram"});
-  physical_.map({.start = kMmio, .size_bytes = 0x2000, .kind = io::RangeKind::kMmio, .handler = &device, .name = "device"});
-  physical_.map({.start = kRom, .size_bytes = 0x1000, .kind = io::RangeKind::kRom, .host = reinterpret_cast<std::byte*>(rom_.data()), .name = "rom"});
-  ports_space_.map({.start = kPorts, .size_bytes = 0x100, .kind = io::RangeKind::kMmio, .handler = &ports, .name = "ports"});
-  ports_space_.map({.start = assembly::kExitPort, .size_bytes = 1, .kind = io::RangeKind::kMmio, .handler = &exit_port_, .name = "exit"});
+  physical_.map(
+      {.start = kMmio, .size_bytes = 0x2000, .kind = io::RangeKind::kMmio, .handler = &device, .name = "device"});
+  physical_.map({.start = kRom,
+                 .size_bytes = 0x1000,
+                 .kind = io::RangeKind::kRom,
+                 .host = reinterpret_cast<std::byte*>(rom_.data()),
+                 .name = "rom"});
+  ports_space_.map(
+      {.start = kPorts, .size_bytes = 0x100, .kind = io::RangeKind::kMmio, .handler = &ports, .name = "ports"});
+  ports_space_.map({.start = assembly::kExitPort,
+                    .size_bytes = 1,
+                    .kind = io::RangeKind::kMmio,
+                    .handler = &exit_port_,
+                    .name = "exit"});
   lapic_ = std::make_unique<cpu::Lapic>(cpu::Lapic::Options{}, *clock_, bus_);
   bus_.add(*lapic_);
   router_.connect_msi_sink(&bus_);
   router_.connect_ext_int_sink(&bus_);
-  physical_.map({.start = kApic, .size_bytes = 0x1000, .kind = io::RangeKind::kMmio, .handler = lapic_.get(), .name = "lapic"});
-  engine_ = std::move(*kind.create({.memory = *memory_, .physical = physical_, .ports = ports_space_, .clock = *clock_, .irq = router_, .cpu_model = *model_}));
+  physical_.map(
+      {.start = kApic, .size_bytes = 0x1000, .kind = io::RangeKind::kMmio, .handler = lapic_.get(), .name = "lapic"});
+  engine_ = std::move(*kind.create({.memory = *memory_,
+                                    .physical = physical_,
+                                    .ports = ports_space_,
+                                    .clock = *clock_,
+                                    .irq = router_,
+                                    .cpu_model = *model_}));
   vcpu_ = std::move(*engine_->create_vcpu(0, *lapic_));
   lapic_->set_kick([this] { vcpu_->kick(); });
   exit_port_.stop = [this] { vcpu_->request_stop(); };
@@ -201,7 +222,8 @@ class EngineTest : public testing::TestWithParam<EngineKind> {
 };
 
 // In an anonymous namespace of each file: the suite of the engines there are.
-#define RHEA_ENGINE_SUITE(suite) \
-  INSTANTIATE_TEST_SUITE_P(Engines, suite, testing::ValuesIn(engine_kinds()), [](const auto& kind) { return kind.param.name; })
+#define RHEA_ENGINE_SUITE(suite)                                              \
+  INSTANTIATE_TEST_SUITE_P(Engines, suite, testing::ValuesIn(engine_kinds()), \
+                           [](const auto& kind) { return kind.param.name; })
 
 }  // namespace rhea::tests::engine

@@ -22,7 +22,8 @@ class InterruptTest : public EngineTest {
   }
   // Enables interrupts and spins until kCount has reached `count`; interrupts off again.
   static Bytes wait_for(uint8_t count) {
-    return sti() + Bytes{0x83, 0x3c, 0x25} + little_endian(Guest::kCount, 4) + Bytes{count, 0x72, 0xf6} + cli();  // cmp dword; jb
+    return sti() + Bytes{0x83, 0x3c, 0x25} + little_endian(Guest::kCount, 4) + Bytes{count, 0x72, 0xf6} +
+           cli();  // cmp dword; jb
   }
 };
 RHEA_ENGINE_SUITE(InterruptTest);
@@ -106,8 +107,9 @@ TEST_P(InterruptTest, ExternalThroughLint0) {
 }
 
 TEST_P(InterruptTest, NmiComesWhileDisabledAndNotAgainBeforeIret) {
-  guest.handler(2, increment(Guest::kCount) + Bytes{0x57} + apic_write(0x310, 0) + apic_write(0x300, 0x400) + nop() + nop() +
-                       Bytes{0x5f, 0x83, 0x3c, 0x25} + little_endian(Guest::kCount, 4) + Bytes{2, 0x74, 0x02} + iretq() + exit() + spin());
+  guest.handler(2, increment(Guest::kCount) + Bytes{0x57} + apic_write(0x310, 0) + apic_write(0x300, 0x400) + nop() +
+                       nop() + Bytes{0x5f, 0x83, 0x3c, 0x25} + little_endian(Guest::kCount, 4) + Bytes{2, 0x74, 0x02} +
+                       iretq() + exit() + spin());
   guest.put64(Guest::kCount, 0);
   guest.lapic().deliver(4, 0, false);
   EXPECT_EQ(guest.run(nop() + nop() + nop() + spin()), StopReason::kStopped);
@@ -140,7 +142,8 @@ TEST_P(InterruptTest, TheHigherVectorFirstTheOtherAtItsEoi) {
 TEST_P(InterruptTest, TheTaskPriorityHoldsBackUntilItIsLowered) {
   guest.lapic().deliver(0, 0x50, false);
   // mov cr8, 5 hides class 5; lowering it lets it in.
-  guest.run(mov32(kRax, 5) + Bytes{0x44, 0x0f, 0x22, 0xc0} + sti() + nop() + inc_ebx() + mov32(kRax, 4) + Bytes{0x44, 0x0f, 0x22, 0xc0} + nop() + spin());
+  guest.run(mov32(kRax, 5) + Bytes{0x44, 0x0f, 0x22, 0xc0} + sti() + nop() + inc_ebx() + mov32(kRax, 4) +
+            Bytes{0x44, 0x0f, 0x22, 0xc0} + nop() + spin());
   EXPECT_EQ(guest.vector(), 0x50u);
   EXPECT_EQ(guest.gpr(kRbx), 1u);
 }
@@ -154,7 +157,8 @@ TEST_P(InterruptTest, PopfAndIretEnableAtOnce) {
 
 TEST_P(InterruptTest, MovSsHoldsOneInstruction) {
   guest.lapic().deliver(0, 0x50, false);
-  guest.run(mov32(kRax, 0x10) + sti() + Bytes{0x8e, 0xd0} + inc_ebx() + inc_ebx() + spin());  // mov ss,eax in STI's shadow
+  guest.run(mov32(kRax, 0x10) + sti() + Bytes{0x8e, 0xd0} + inc_ebx() + inc_ebx() +
+            spin());  // mov ss,eax in STI's shadow
   EXPECT_EQ(guest.vector(), 0x50u);
   EXPECT_EQ(guest.gpr(kRbx), 1u);
 }
@@ -179,29 +183,33 @@ TEST_P(InterruptTest, ExceptionsPushTheInstructionItself) {
 constexpr uint32_t kLvtTimer = 0x320, kDivide = 0x3e0, kInitialCount = 0x380;
 
 TEST_P(InterruptTest, OneShotTimerEndsHlt) {
-  guest.run(apic_write(kDivide, 0xb) + apic_write(kLvtTimer, 0x61) + apic_write(kInitialCount, 2'000'000) + sti() + hlt() + spin());
+  guest.run(apic_write(kDivide, 0xb) + apic_write(kLvtTimer, 0x61) + apic_write(kInitialCount, 2'000'000) + sti() +
+            hlt() + spin());
   EXPECT_EQ(guest.vector(), 0x61u);
 }
 
 TEST_P(InterruptTest, PeriodicTimerComesAgain) {
   guest.put64(Guest::kCount, 0);
   guest.handler(0x62, counting_handler());
-  EXPECT_EQ(guest.run(apic_write(kDivide, 0xb) + apic_write(kLvtTimer, 0x20062) + apic_write(kInitialCount, 500'000) + wait_for(4) +
-                      apic_write(kInitialCount, 0)),
+  EXPECT_EQ(guest.run(apic_write(kDivide, 0xb) + apic_write(kLvtTimer, 0x20062) + apic_write(kInitialCount, 500'000) +
+                      wait_for(4) + apic_write(kInitialCount, 0)),
             StopReason::kStopped);
   EXPECT_GE(guest.get32(Guest::kCount), 4u);
 }
 
 TEST_P(InterruptTest, TimerInterruptsALoopWithoutExits) {
-  guest.run(apic_write(kDivide, 0xb) + apic_write(kLvtTimer, 0x63) + apic_write(kInitialCount, 1'000'000) + sti() + spin());
+  guest.run(apic_write(kDivide, 0xb) + apic_write(kLvtTimer, 0x63) + apic_write(kInitialCount, 1'000'000) + sti() +
+            spin());
   EXPECT_EQ(guest.vector(), 0x63u);
 }
 
 TEST_P(InterruptTest, TscDeadline) {
   if (!guest.model().has("tsc_deadline_timer")) GTEST_SKIP() << "not offered";
-  // now + 1,000,000 ticks into the MSR: rdtsc; shl rdx,32; or rax,rdx; add rax,imm; mov rdx,rax; shr rdx,32; mov ecx,0x6e0; wrmsr
-  guest.run(apic_write(kLvtTimer, 0x40064) + Bytes{0x0f, 0x31, 0x48, 0xc1, 0xe2, 0x20, 0x48, 0x09, 0xd0, 0x48, 0x05} + little_endian(1'000'000, 4) +
-            Bytes{0x48, 0x89, 0xc2, 0x48, 0xc1, 0xea, 0x20} + mov32(kRcx, 0x6e0) + Bytes{0x0f, 0x30} + sti() + hlt() + spin());
+  // now + 1,000,000 ticks into the MSR: rdtsc; shl rdx,32; or rax,rdx; add rax,imm; mov rdx,rax; shr rdx,32; mov
+  // ecx,0x6e0; wrmsr
+  guest.run(apic_write(kLvtTimer, 0x40064) + Bytes{0x0f, 0x31, 0x48, 0xc1, 0xe2, 0x20, 0x48, 0x09, 0xd0, 0x48, 0x05} +
+            little_endian(1'000'000, 4) + Bytes{0x48, 0x89, 0xc2, 0x48, 0xc1, 0xea, 0x20} + mov32(kRcx, 0x6e0) +
+            Bytes{0x0f, 0x30} + sti() + hlt() + spin());
   EXPECT_EQ(guest.vector(), 0x64u);
 }
 

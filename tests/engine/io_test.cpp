@@ -61,24 +61,28 @@ TEST_P(IoTest, RepeatedInsStoresEveryElementAcrossPages) {
 
 TEST_P(IoTest, InsBackwards) {
   guest.ports.answers = {1, 2, 3};
-  guest.run(Bytes{0xfd} + set_dx(Guest::kPorts) + mov(kRdi, Guest::kData + 2) + mov32(kRcx, 3) + Bytes{0xf3, 0x6c, 0xfc});
+  guest.run(Bytes{0xfd} + set_dx(Guest::kPorts) + mov(kRdi, Guest::kData + 2) + mov32(kRcx, 3) +
+            Bytes{0xf3, 0x6c, 0xfc});
   EXPECT_EQ(guest.get64(Guest::kData) & 0xffffff, 0x010203u);
 }
 
 TEST_P(IoTest, DeviceMemoryOfEverySize) {
-  guest.run(mov(kRdi, Guest::kMmio) + Bytes{0x8a, 0x07, 0x66, 0x8b, 0x5f, 0x02, 0x8b, 0x4f, 0x04, 0x48, 0x8b, 0x57, 0x08});
+  guest.run(mov(kRdi, Guest::kMmio) +
+            Bytes{0x8a, 0x07, 0x66, 0x8b, 0x5f, 0x02, 0x8b, 0x4f, 0x04, 0x48, 0x8b, 0x57, 0x08});
   EXPECT_EQ(guest.device.reads, (Accesses{{0, 0, 1}, {2, 0, 2}, {4, 0, 4}, {8, 0, 8}}));
   EXPECT_EQ(guest.gpr(kRax) & 0xff, 0x11u);
   EXPECT_EQ(guest.gpr(kRbx) & 0xffff, 0x2211u);
   EXPECT_EQ(guest.gpr(kRcx), 0x44332211u);
   EXPECT_EQ(guest.gpr(kRdx), 0x8877665544332211u);
-  guest.run(mov(kRdi, Guest::kMmio) + mov(kRax, kValue) + Bytes{0x88, 0x07, 0x66, 0x89, 0x47, 0x02, 0x89, 0x47, 0x04, 0x48, 0x89, 0x47, 0x08});
+  guest.run(mov(kRdi, Guest::kMmio) + mov(kRax, kValue) +
+            Bytes{0x88, 0x07, 0x66, 0x89, 0x47, 0x02, 0x89, 0x47, 0x04, 0x48, 0x89, 0x47, 0x08});
   EXPECT_EQ(guest.device.writes, (Accesses{{0, 0xa8, 1}, {2, 0xa7a8, 2}, {4, 0xa5a6a7a8, 4}, {8, kValue, 8}}));
 }
 
 TEST_P(IoTest, ReadModifyWriteOfADeviceIsOneOfEach) {
   guest.device.answer = 40;
-  guest.run(mov(kRdi, Guest::kMmio + 0x10) + mov32(kRax, 2) + Bytes{0x01, 0x07} /* add [rdi],eax */ + Bytes{0x48, 0x83, 0x0f, 0x01} /* or qword [rdi],1 */);
+  guest.run(mov(kRdi, Guest::kMmio + 0x10) + mov32(kRax, 2) + Bytes{0x01, 0x07} /* add [rdi],eax */ +
+            Bytes{0x48, 0x83, 0x0f, 0x01} /* or qword [rdi],1 */);
   EXPECT_EQ(guest.device.reads, (Accesses{{0x10, 0, 4}, {0x10, 0, 8}}));
   EXPECT_EQ(guest.device.writes, (Accesses{{0x10, 42, 4}, {0x10, 41, 8}}));
 }
@@ -91,7 +95,8 @@ TEST_P(IoTest, ComparingWithADeviceSetsFlags) {
 }
 
 TEST_P(IoTest, VectorAccessesReachADeviceInPieces) {
-  guest.run(mov(kRdi, Guest::kMmio) + Bytes{0x0f, 0x10, 0x07, 0x0f, 0x11, 0x47, 0x10} /* movups xmm0,[rdi]; movups [rdi+16],xmm0 */);
+  guest.run(mov(kRdi, Guest::kMmio) +
+            Bytes{0x0f, 0x10, 0x07, 0x0f, 0x11, 0x47, 0x10} /* movups xmm0,[rdi]; movups [rdi+16],xmm0 */);
   EXPECT_EQ(guest.device.reads, (Accesses{{0, 0, 8}, {8, 0, 8}}));
   EXPECT_EQ(guest.device.writes, (Accesses{{0x10, 0x8877665544332211, 8}, {0x18, 0x8877665544332211, 8}}));
 }
@@ -117,7 +122,8 @@ TEST_P(IoTest, HolesReadAsOnesAndIgnoreWrites) {
 
 TEST_P(IoTest, RomIsReadAndNotWritten) {
   guest.rom()[0x10] = 0x5c;
-  guest.run(mov(kRdi, Guest::kRom + 0x10) + Bytes{0xc6, 0x07, 0x77, 0x0f, 0xb6, 0x07} /* mov byte [rdi],0x77; movzx eax,byte [rdi] */);
+  guest.run(mov(kRdi, Guest::kRom + 0x10) +
+            Bytes{0xc6, 0x07, 0x77, 0x0f, 0xb6, 0x07} /* mov byte [rdi],0x77; movzx eax,byte [rdi] */);
   EXPECT_EQ(guest.gpr(kRax), 0x5cu);
   EXPECT_EQ(guest.rom()[0x10], 0x5c);
 }

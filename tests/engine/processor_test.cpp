@@ -13,7 +13,8 @@ class ProcessorTest : public EngineTest {
   cpu::CpuidResult cpuid(uint32_t leaf, uint32_t subleaf = 0, const Bytes& before = {}) {
     guest.run(before + mov32(kRax, leaf) + mov32(kRcx, subleaf) + Bytes{0x0f, 0xa2});
     const cpu::CpuState s = guest.state();
-    return {static_cast<uint32_t>(s.gpr[kRax]), static_cast<uint32_t>(s.gpr[kRbx]), static_cast<uint32_t>(s.gpr[kRcx]), static_cast<uint32_t>(s.gpr[kRdx])};
+    return {static_cast<uint32_t>(s.gpr[kRax]), static_cast<uint32_t>(s.gpr[kRbx]), static_cast<uint32_t>(s.gpr[kRcx]),
+            static_cast<uint32_t>(s.gpr[kRdx])};
   }
 };
 RHEA_ENGINE_SUITE(ProcessorTest);
@@ -31,12 +32,15 @@ TEST_P(ProcessorTest, CpuidIsTheModels) {
 TEST_P(ProcessorTest, CpuidShowsOsxsaveAsCr4HasIt) {
   constexpr uint32_t kOsxsave = 1u << 27;
   EXPECT_TRUE(cpuid(1).ecx & kOsxsave);
-  const Bytes clear = Bytes{0x0f, 0x20, 0xe0, 0x0f, 0xba, 0xf0, 18, 0x0f, 0x22, 0xe0};  // mov rax,cr4; btr eax,18; mov cr4,rax
+  const Bytes clear =
+      Bytes{0x0f, 0x20, 0xe0, 0x0f, 0xba, 0xf0, 18, 0x0f, 0x22, 0xe0};  // mov rax,cr4; btr eax,18; mov cr4,rax
   EXPECT_FALSE(cpuid(1, 0, clear).ecx & kOsxsave);
 }
 
 TEST_P(ProcessorTest, CpuidSizesTheXsaveAreaByXcr0) {
-  const auto set_xcr0 = [](uint32_t value) { return mov32(kRcx, 0) + mov32(kRdx, 0) + mov32(kRax, value) + Bytes{0x0f, 0x01, 0xd1}; };
+  const auto set_xcr0 = [](uint32_t value) {
+    return mov32(kRcx, 0) + mov32(kRdx, 0) + mov32(kRax, value) + Bytes{0x0f, 0x01, 0xd1};
+  };
   EXPECT_EQ(cpuid(0xd, 0, set_xcr0(7)).ebx, 832u);
   EXPECT_EQ(cpuid(0xd, 0, set_xcr0(3)).ebx, 576u);
 }
@@ -46,11 +50,16 @@ TEST_P(ProcessorTest, MsrsReadBackWhatWasWritten) {
     uint32_t index;
     uint64_t value;
     uint64_t cpu::CpuState::* field;
-  } kMsrs[] = {{0xc0000081, 0x0023001000000000, &cpu::CpuState::star}, {0xc0000082, 0xffffffff81a00000, &cpu::CpuState::lstar},
-               {0xc0000083, 0xffffffff81a01000, &cpu::CpuState::cstar}, {0xc0000084, 0x47700, &cpu::CpuState::sfmask},
-               {0xc0000102, 0xffff888000000000, &cpu::CpuState::kernel_gs_base}, {0xc0000103, 0x5, &cpu::CpuState::tsc_aux},
-               {0x174, 0x10, &cpu::CpuState::sysenter_cs}, {0x175, 0xffff800000001000, &cpu::CpuState::sysenter_esp},
-               {0x176, 0xffff800000002000, &cpu::CpuState::sysenter_eip}, {0x277, 0x0407050600070106, &cpu::CpuState::pat}};
+  } kMsrs[] = {{0xc0000081, 0x0023001000000000, &cpu::CpuState::star},
+               {0xc0000082, 0xffffffff81a00000, &cpu::CpuState::lstar},
+               {0xc0000083, 0xffffffff81a01000, &cpu::CpuState::cstar},
+               {0xc0000084, 0x47700, &cpu::CpuState::sfmask},
+               {0xc0000102, 0xffff888000000000, &cpu::CpuState::kernel_gs_base},
+               {0xc0000103, 0x5, &cpu::CpuState::tsc_aux},
+               {0x174, 0x10, &cpu::CpuState::sysenter_cs},
+               {0x175, 0xffff800000001000, &cpu::CpuState::sysenter_esp},
+               {0x176, 0xffff800000002000, &cpu::CpuState::sysenter_eip},
+               {0x277, 0x0407050600070106, &cpu::CpuState::pat}};
   for (const auto& msr : kMsrs) {
     guest.run(wrmsr(msr.index, msr.value) + rdmsr(msr.index));
     EXPECT_EQ(guest.vector(), Guest::kNoVector) << std::hex << msr.index;
@@ -73,7 +82,7 @@ TEST_P(ProcessorTest, SegmentBaseMsrsAreTheBases) {
 TEST_P(ProcessorTest, UnknownMsrsAndBadValuesFault) {
   guest.run(rdmsr(0x12345678));
   EXPECT_EQ(guest.vector(), 13u);
-  EXPECT_EQ(guest.stacked(0), 0u);  // error code
+  EXPECT_EQ(guest.stacked(0), 0u);                   // error code
   guest.run(wrmsr(0xc0000082, 0x0001000000000000));  // not canonical
   EXPECT_EQ(guest.vector(), 13u);
   guest.run(wrmsr(0xc0000080, 0x500 | 1u << 20));  // EFER, reserved bit
@@ -82,7 +91,8 @@ TEST_P(ProcessorTest, UnknownMsrsAndBadValuesFault) {
 
 TEST_P(ProcessorTest, TscAdjustMovesTheTsc) {
   // The difference of two readings around a write of 1 << 40.
-  guest.run(Bytes{0x0f, 0x31, 0x48, 0xc1, 0xe2, 0x20, 0x48, 0x09, 0xd0, 0x48, 0x89, 0xc3} + wrmsr(0x3b, uint64_t{1} << 40) +
+  guest.run(Bytes{0x0f, 0x31, 0x48, 0xc1, 0xe2, 0x20, 0x48, 0x09, 0xd0, 0x48, 0x89, 0xc3} +
+            wrmsr(0x3b, uint64_t{1} << 40) +
             Bytes{0x0f, 0x31, 0x48, 0xc1, 0xe2, 0x20, 0x48, 0x09, 0xd0, 0x48, 0x29, 0xd8});
   EXPECT_GE(guest.gpr(kRax), uint64_t{1} << 40);
   EXPECT_LT(guest.gpr(kRax), (uint64_t{1} << 40) + (uint64_t{1} << 36));

@@ -20,7 +20,8 @@ std::vector<EngineKind> counting_kinds() {
   return kinds;
 }
 class SliceTest : public testing::TestWithParam<EngineKind> {};
-INSTANTIATE_TEST_SUITE_P(Engines, SliceTest, testing::ValuesIn(counting_kinds()), [](const auto& kind) { return kind.param.name; });
+INSTANTIATE_TEST_SUITE_P(Engines, SliceTest, testing::ValuesIn(counting_kinds()),
+                         [](const auto& kind) { return kind.param.name; });
 
 // Something else in everything that may hold anything.
 cpu::CpuState busy_state() {
@@ -49,10 +50,10 @@ cpu::CpuState busy_state() {
   s.nmi_blocked = true;
   s.sti_shadow = true;
   auto put16 = [&](size_t at, uint16_t value) { std::memcpy(s.xsave.data() + at, &value, 2); };
-  put16(0, 0x27f);        // FCW
-  put16(2, 0x3800);       // FSW: top 7
+  put16(0, 0x27f);   // FCW
+  put16(2, 0x3800);  // FSW: top 7
   s.xsave[4] = std::byte{0x80};
-  put16(6, 0x123);        // FOP
+  put16(6, 0x123);  // FOP
   const uint32_t mxcsr = 0x9fc0;
   std::memcpy(s.xsave.data() + 24, &mxcsr, 4);
   for (size_t i = 0; i < 10; ++i) s.xsave[32 + i] = static_cast<std::byte>(i + 1);
@@ -82,23 +83,29 @@ Bytes long_program() {
   Bytes code;
   for (uint8_t i = 0; i < 16; ++i) {  // mov r64, imm64, but RSP
     if (i == 4) continue;
-    code += Bytes{static_cast<uint8_t>(0x48 | i >> 3), static_cast<uint8_t>(0xb8 | (i & 7))} + little_endian(0x1111111111111111 * i + i, 8);
+    code += Bytes{static_cast<uint8_t>(0x48 | i >> 3), static_cast<uint8_t>(0xb8 | (i & 7))} +
+            little_endian(0x1111111111111111 * i + i, 8);
   }
-  code += mov(kRdi, Guest::kData) + Bytes{0xdb, 0xe3, 0xd9, 0xe8, 0xd9, 0xeb, 0xde, 0xc1};         // fninit; fld1; fldpi; faddp
-  code += Bytes{0x66, 0x48, 0x0f, 0x6e, 0xc1, 0x66, 0x4c, 0x0f, 0x6e, 0xfa};                       // movq xmm0,rcx; movq xmm15,rdx
-  code += Bytes{0xc4, 0xe3, 0x7d, 0x18, 0xd0, 0x01};                                               // vinsertf128 ymm2,ymm0,xmm0,1
-  code += Bytes{0x0f, 0xae, 0x5f, 0x40, 0x81, 0x67, 0x40} + little_endian(0xffff9fff, 4) + Bytes{0x81, 0x4f, 0x40} + little_endian(0x4000, 4) +
-          Bytes{0x0f, 0xae, 0x57, 0x40};                                                           // stmxcsr; round up; ldmxcsr
-  code += Bytes{0xfd, 0x48, 0x83, 0xc0, 0xff, 0xf9};                                               // std; add rax,-1; stc
+  code +=
+      mov(kRdi, Guest::kData) + Bytes{0xdb, 0xe3, 0xd9, 0xe8, 0xd9, 0xeb, 0xde, 0xc1};  // fninit; fld1; fldpi; faddp
+  code += Bytes{0x66, 0x48, 0x0f, 0x6e, 0xc1, 0x66, 0x4c, 0x0f, 0x6e, 0xfa};            // movq xmm0,rcx; movq xmm15,rdx
+  code += Bytes{0xc4, 0xe3, 0x7d, 0x18, 0xd0, 0x01};                                    // vinsertf128 ymm2,ymm0,xmm0,1
+  code += Bytes{0x0f, 0xae, 0x5f, 0x40, 0x81, 0x67, 0x40} + little_endian(0xffff9fff, 4) + Bytes{0x81, 0x4f, 0x40} +
+          little_endian(0x4000, 4) + Bytes{0x0f, 0xae, 0x57, 0x40};  // stmxcsr; round up; ldmxcsr
+  code += Bytes{0xfd, 0x48, 0x83, 0xc0, 0xff, 0xf9};                 // std; add rax,-1; stc
   code += exit();
-  code += Bytes{0x48, 0x11, 0xcb, 0x9c, 0x5e, 0xfc};                                               // adc rbx,rcx; pushfq; pop rsi; cld
-  code += Bytes{0xdb, 0x3f};                                                                       // fstp tbyte [rdi]
-  code += Bytes{0xc5, 0xfd, 0x11, 0x57, 0x10, 0x66, 0x44, 0x0f, 0xd6, 0x7f, 0x30, 0x0f, 0xae, 0x5f, 0x38};  // vmovupd [rdi+16],ymm2; movq [rdi+48],xmm15; stmxcsr
-  code += Bytes{0x4d, 0x01, 0xc1, 0x4d, 0x01, 0xca, 0x4d, 0x01, 0xd3, 0x4d, 0x01, 0xdc, 0x4d, 0x01, 0xe5, 0x4d, 0x01, 0xee, 0x4d, 0x01, 0xf7};  // add r9,r8 ... r15,r14
+  code += Bytes{0x48, 0x11, 0xcb, 0x9c, 0x5e, 0xfc};  // adc rbx,rcx; pushfq; pop rsi; cld
+  code += Bytes{0xdb, 0x3f};                          // fstp tbyte [rdi]
+  code += Bytes{0xc5, 0xfd, 0x11, 0x57, 0x10, 0x66, 0x44, 0x0f,
+                0xd6, 0x7f, 0x30, 0x0f, 0xae, 0x5f, 0x38};  // vmovupd [rdi+16],ymm2; movq [rdi+48],xmm15; stmxcsr
+  code += Bytes{0x4d, 0x01, 0xc1, 0x4d, 0x01, 0xca, 0x4d, 0x01, 0xd3, 0x4d, 0x01,
+                0xdc, 0x4d, 0x01, 0xe5, 0x4d, 0x01, 0xee, 0x4d, 0x01, 0xf7};  // add r9,r8 ... r15,r14
   return code;
 }
 
-void expect_equal_ram(Guest& left, Guest& right) { EXPECT_EQ(std::memcmp(left.ram(), right.ram(), Guest::kRamBytes), 0); }
+void expect_equal_ram(Guest& left, Guest& right) {
+  EXPECT_EQ(std::memcmp(left.ram(), right.ram(), Guest::kRamBytes), 0);
+}
 
 TEST_P(StateTest, AGuestMovedToAnotherEngineEndsAlike) {
   const Bytes code = long_program();
@@ -120,9 +127,11 @@ TEST_P(StateTest, AGuestMovedToAnotherEngineEndsAlike) {
 // Exact slices: a program cut anywhere ends as it does in one piece, on whatever engine each piece runs.
 TEST_P(SliceTest, AGuestMovedAfterAnyInstructionEndsAlike) {
   // Fills 64 qwords with a mix, through memory, calls and string instructions.
-  const Bytes code = mov(kRdi, Guest::kData) + mov32(kRcx, 6) + mov32(kRax, 1) +                        // 3
-                     Bytes{0x48, 0x6b, 0xc0, 0x0d, 0x48, 0xab, 0x50, 0x58, 0x48, 0x31, 0xc8, 0x48, 0xc1, 0xc0, 0x07, 0xff, 0xc9, 0x75, 0xed} +
-                     mov(kRsi, Guest::kData) + mov32(kRcx, 6) + Bytes{0xf3, 0x48, 0xa5} + Bytes{0xf7, 0xf1};  // ..., div ecx by zero
+  const Bytes code = mov(kRdi, Guest::kData) + mov32(kRcx, 6) + mov32(kRax, 1) +  // 3
+                     Bytes{0x48, 0x6b, 0xc0, 0x0d, 0x48, 0xab, 0x50, 0x58, 0x48, 0x31,
+                           0xc8, 0x48, 0xc1, 0xc0, 0x07, 0xff, 0xc9, 0x75, 0xed} +
+                     mov(kRsi, Guest::kData) + mov32(kRcx, 6) + Bytes{0xf3, 0x48, 0xa5} +
+                     Bytes{0xf7, 0xf1};  // ..., div ecx by zero
   Guest whole(GetParam());
   ASSERT_EQ(whole.run(code), StopReason::kStopped);
   ASSERT_EQ(whole.vector(), 0u);
@@ -164,7 +173,9 @@ TEST_P(SliceTest, ATimerArmedInsideASliceIsOnTime) {
   const auto apic_write = [](uint32_t offset, uint32_t value) {
     return mov(kRdi, Guest::kApic + offset) + Bytes{0xc7, 0x07} + little_endian(value, 4);
   };
-  ASSERT_EQ(guest.run(sti() + apic_write(0x3e0, 0xb) + apic_write(0x320, 0x66) + apic_write(0x380, 1000) + inc_ebx() + jump_back(2)), StopReason::kStopped);
+  ASSERT_EQ(guest.run(sti() + apic_write(0x3e0, 0xb) + apic_write(0x320, 0x66) + apic_write(0x380, 1000) + inc_ebx() +
+                      jump_back(2)),
+            StopReason::kStopped);
   EXPECT_EQ(guest.vector(), 0x66u);
   EXPECT_EQ(guest.gpr(kRbx), 500u);
 }

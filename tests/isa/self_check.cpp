@@ -19,7 +19,7 @@ void CorruptingExecutor::run(const Input& input, Output& output) {
   inner_->run(input, output);
   MachineState& state = output.state;
   switch (kind_) {
-    case 0: state.gpr[13] ^= uint64_t{1} << 40; break;
+    case 0: state.gpr[13] ^= uint64_t{1} << (input.mode32 ? 20 : 40); break;
     case 1: state.gpr[4] += 8; break;
     case 2: state.rip += 1; break;
     case 3: state.rflags ^= 1; break;

@@ -15,7 +15,8 @@ void* Arena::allocate(size_t bytes, size_t alignment) {
   size_t start = (used_ + alignment - 1) & ~(alignment - 1);
   if (start + bytes > kChunkBytes || chunks_.empty()) {
     if (!chunks_.empty()) ++chunk_;
-    if (chunk_ >= chunks_.size()) chunks_.push_back(static_cast<uint8_t*>(::operator new(kChunkBytes, std::align_val_t{64})));
+    if (chunk_ >= chunks_.size())
+      chunks_.push_back(static_cast<uint8_t*>(::operator new(kChunkBytes, std::align_val_t{64})));
     start = 0;
   }
   used_ = start + bytes;
@@ -31,7 +32,8 @@ BlockMap::BlockMap() : buckets_(size_t{1} << kHashBits), pages_(size_t{1} << kPa
 
 Block* BlockMap::find(uint64_t physical, uint32_t mode, uint64_t second_page) const {
   for (Block* block = buckets_[hash(physical, mode)]; block; block = block->next_hash)
-    if (block->physical == physical && block->mode == mode && (block->second_page == kNoPage || block->second_page == second_page))
+    if (block->physical == physical && block->mode == mode &&
+        (block->second_page == kNoPage || block->second_page == second_page))
       return block;
   return nullptr;
 }

@@ -15,11 +15,11 @@ struct Block;
 struct Link {
   Block* from = nullptr;
   Block* to = nullptr;
-  Link* next_incoming = nullptr;   // in to->incoming
-  uint8_t* site = nullptr;         // writable alias of the rel32 to patch
-  uint64_t stub = 0;               // executable address it jumps to while unlinked
-  int32_t target_offset = 0;       // target IP - code_base; within the page
-  uint32_t mode = 0;               // mode word at the target
+  Link* next_incoming = nullptr;  // in to->incoming
+  uint8_t* site = nullptr;        // writable alias of the rel32 to patch
+  uint64_t stub = 0;              // executable address it jumps to while unlinked
+  int32_t target_offset = 0;      // target IP - code_base; within the page
+  uint32_t mode = 0;              // mode word at the target
 };
 
 // From host code back to the guest instruction it belongs to.
@@ -27,21 +27,21 @@ struct HostPoint {
   uint32_t host_offset;   // from Block::code_start
   uint16_t guest_offset;  // from code_base (up to 4095 + 15)
   uint8_t guest_length;
-  uint8_t index;          // of the instruction in the block
+  uint8_t index;  // of the instruction in the block
 };
 
 inline constexpr uint64_t kNoPage = ~uint64_t{0};
 
 struct Block {
-  uint64_t physical = 0;        // of the first byte
+  uint64_t physical = 0;           // of the first byte
   uint64_t second_page = kNoPage;  // guest-physical page of the bytes past the page end, for a straddling instruction
   uint32_t mode = 0;
   uint16_t guest_bytes = 0;
   uint16_t instruction_count = 0;
   bool valid = true;
   uint64_t code_start = 0, code_end = 0;  // executable addresses
-  uint64_t indirect_entry = 0;  // expects the IP in r14
-  uint64_t direct_entry = 0;    // expects code_base to be right
+  uint64_t indirect_entry = 0;            // expects the IP in r14
+  uint64_t direct_entry = 0;              // expects code_base to be right
   Block* next_hash = nullptr;
   Block* next_in_page[2] = {nullptr, nullptr};
   Link* incoming = nullptr;
@@ -64,7 +64,7 @@ struct Block {
 struct InsnRecord {
   isa::x86::Insn insn;
   uint16_t guest_offset = 0;
-  bool masked_memory = false;   // execute_masked_memory() instead of execute_system()
+  bool masked_memory = false;  // execute_masked_memory() instead of execute_system()
 };
 
 // Bump allocator of blocks and their tables; freed as a whole with the code cache. Single-threaded.

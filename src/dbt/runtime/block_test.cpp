@@ -99,7 +99,8 @@ Block block_at(uint64_t physical, uint32_t mode = 2, uint16_t bytes = 10, uint64
 
 std::vector<const Block*> on_page(const BlockMap& map, uint64_t page) {
   std::vector<const Block*> blocks;
-  for (const Block* block = map.page_head(page); block; block = BlockMap::next_on_page(block, page)) blocks.push_back(block);
+  for (const Block* block = map.page_head(page); block; block = BlockMap::next_on_page(block, page))
+    blocks.push_back(block);
   return blocks;
 }
 

@@ -28,7 +28,8 @@ Result<CodeCache> CodeCache::create(uint64_t size_bytes) {
   if (write != MAP_FAILED) cache.write_ = static_cast<uint8_t*>(write);
   if (exec != MAP_FAILED) cache.exec_ = static_cast<uint8_t*>(exec);
   cache.size_ = size_bytes;
-  if (!cache.write_ || !cache.exec_) return fail(Error::from_errno(saved, "mapping the code cache (is executable shared memory forbidden here?)"));
+  if (!cache.write_ || !cache.exec_)
+    return fail(Error::from_errno(saved, "mapping the code cache (is executable shared memory forbidden here?)"));
   return cache;
 }
 

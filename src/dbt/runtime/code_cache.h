@@ -26,7 +26,7 @@ class CodeCache {
   uint8_t* position() const { return write_ + used_; }
   uint64_t room() const { return size_ - used_; }
   uint64_t used() const { return used_; }
-  void commit(const uint8_t* end);       // everything before `end` (writable alias) is taken
+  void commit(const uint8_t* end);           // everything before `end` (writable alias) is taken
   void set_reset_point() { keep_ = used_; }  // reset() goes back to here: the thunks stay
   void reset() { used_ = keep_; }
 

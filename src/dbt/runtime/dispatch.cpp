@@ -6,8 +6,8 @@
 #include "dbt/inject_bug.h"
 #include "dbt/runtime/entry_points.h"
 #include "dbt/runtime/runtime.h"
-#include "isa/x86/rows.h"
 #include "io/instruction_clock.h"
+#include "isa/x86/rows.h"
 
 namespace rhea::dbt {
 
@@ -45,41 +45,46 @@ void Runtime::deliver_pending_interrupt() {
     bool more = false;
   } request{&context_};
   // The local APIC is ordinary code; the decision and the acknowledge cycle are made in one call.
-  call_with_vectors_saved(context_, [](void* argument) {
-    auto& r = *static_cast<Request*>(argument);
-    Context& c = *r.context;
-    // One processor and no SMM: SMIs and SIPIs have no meaning. INIT is a reset, as a triple fault is on a PC.
-    while (c.lapic->pending() == cpu::LapicEvent::kSmi && c.lapic->take_smi()) {}
-    while (c.lapic->pending() == cpu::LapicEvent::kSipi && c.lapic->take_sipi()) {}
-    if (c.lapic->pending() == cpu::LapicEvent::kInit && c.lapic->take_init()) {
-      c.exit_reason = ExitReason::kShutdown;
-      return;
-    }
-    // A blocked NMI waits in the processor, where it does not hide interrupts.
-    while (c.lapic->pending() == cpu::LapicEvent::kNmi && c.lapic->take_nmi()) c.state.nmi_pending = true;
-    if (c.state.nmi_pending && !c.state.nmi_blocked) {
-      c.state.nmi_pending = false;
-      r.nmi = true;
-      r.more = c.lapic->pending() != cpu::LapicEvent::kNone;
-      return;
-    }
-    switch (c.lapic->pending()) {
-      case cpu::LapicEvent::kInterrupt:
-        if (c.interrupt_flag) r.vector = c.lapic->acknowledge_interrupt();
-        break;
-      case cpu::LapicEvent::kExtInt:
-        if (c.interrupt_flag) r.vector = c.irq->acknowledge_ext_int();
-        break;
-      default:
-        break;
-    }
-    r.more = c.lapic->pending() != cpu::LapicEvent::kNone;
-  }, &request);
+  call_with_vectors_saved(
+      context_,
+      [](void* argument) {
+        auto& r = *static_cast<Request*>(argument);
+        Context& c = *r.context;
+        // One processor and no SMM: SMIs and SIPIs have no meaning. INIT is a reset, as a triple fault is on a PC.
+        while (c.lapic->pending() == cpu::LapicEvent::kSmi && c.lapic->take_smi()) {
+        }
+        while (c.lapic->pending() == cpu::LapicEvent::kSipi && c.lapic->take_sipi()) {
+        }
+        if (c.lapic->pending() == cpu::LapicEvent::kInit && c.lapic->take_init()) {
+          c.exit_reason = ExitReason::kShutdown;
+          return;
+        }
+        // A blocked NMI waits in the processor, where it does not hide interrupts.
+        while (c.lapic->pending() == cpu::LapicEvent::kNmi && c.lapic->take_nmi()) c.state.nmi_pending = true;
+        if (c.state.nmi_pending && !c.state.nmi_blocked) {
+          c.state.nmi_pending = false;
+          r.nmi = true;
+          r.more = c.lapic->pending() != cpu::LapicEvent::kNone;
+          return;
+        }
+        switch (c.lapic->pending()) {
+          case cpu::LapicEvent::kInterrupt:
+            if (c.interrupt_flag) r.vector = c.lapic->acknowledge_interrupt();
+            break;
+          case cpu::LapicEvent::kExtInt:
+            if (c.interrupt_flag) r.vector = c.irq->acknowledge_ext_int();
+            break;
+          default: break;
+        }
+        r.more = c.lapic->pending() != cpu::LapicEvent::kNone;
+      },
+      &request);
   std::atomic_ref(context_.irq_pending).store(request.more, std::memory_order_release);
   if (request.vector < 0 && !request.nmi) return;
   ++counters_.interrupts;
   context_.state.halted = false;
-  const Next next = deliver_interrupt(context_, request.nmi ? static_cast<uint8_t>(kNmi) : static_cast<uint8_t>(request.vector));
+  const Next next =
+      deliver_interrupt(context_, request.nmi ? static_cast<uint8_t>(kNmi) : static_cast<uint8_t>(request.vector));
   if (next == Next::kShutdown) context_.exit_reason = ExitReason::kShutdown;
 }
 
@@ -140,7 +145,8 @@ Fallible<Block*> Runtime::obtain_block(uint64_t rip, uint32_t word) {
   Context& c = context_;
   const uint64_t linear = linear_ip(rip);
   const bool outside = mode::code64(word) ? !canonical(rip) : rip > c.state.segment[kCs].limit;
-  if (outside) [[unlikely]] return raise(kGeneralProtection, 0);
+  if (outside) [[unlikely]]
+    return raise(kGeneralProtection, 0);
   for (;;) {
     const auto physical = fetch_address(linear);
     if (!physical) return std::unexpected(physical.error());
@@ -151,10 +157,13 @@ Fallible<Block*> Runtime::obtain_block(uint64_t rip, uint32_t word) {
       uint32_t word;
       Block* block;
     } request{this, rip, *physical, word, nullptr};
-    call_with_vectors_saved(c, [](void* argument) {
-      auto& r = *static_cast<Request*>(argument);
-      r.block = r.runtime->translate(r.rip, r.physical, r.word);
-    }, &request);
+    call_with_vectors_saved(
+        c,
+        [](void* argument) {
+          auto& r = *static_cast<Request*>(argument);
+          r.block = r.runtime->translate(r.rip, r.physical, r.word);
+        },
+        &request);
     if (request.block) return request.block;
     // The first instruction crosses into a page that could not be fetched.
     if (const auto second = fetch_address(next_page(linear)); !second) return std::unexpected(second.error());
@@ -166,13 +175,15 @@ ThunkResult Runtime::dispatch() {
   ThunkResult result;
   for (;;) {
     ++counters_.dispatches;
-    if (c.step_pending && take_trap(result)) [[unlikely]] return result;
+    if (c.step_pending && take_trap(result)) [[unlikely]]
+      return result;
     const bool shadow = c.state.sti_shadow || (c.state.mov_ss_shadow && !injected(c, 47));
     const bool requested = std::atomic_ref(c.exit_request).load(std::memory_order_acquire) ||
                            (std::atomic_ref(c.irq_pending).load(std::memory_order_relaxed) && c.interrupt_flag);
     if (!shadow && requested && handle_requests(result)) return result;
     c.state.sti_shadow = c.state.mov_ss_shadow = false;
-    if (c.state.halted) [[unlikely]] return leave(ExitReason::kHalted);  // nothing has woken it
+    if (c.state.halted) [[unlikely]]
+      return leave(ExitReason::kHalted);  // nothing has woken it
 
     uint32_t word = mode::current(c);
     if (shadow) word |= mode::kOneInstruction;
@@ -185,7 +196,8 @@ ThunkResult Runtime::dispatch() {
     }
     if (debugger_step) word |= mode::kTrap;
     const uint64_t rip = c.state.rip = mask_ip(c.state.rip, word);
-    if (!breakpoints_.empty() && at_breakpoint(linear_ip(rip))) [[unlikely]] return leave(ExitReason::kDebug);
+    if (!breakpoints_.empty() && at_breakpoint(linear_ip(rip))) [[unlikely]]
+      return leave(ExitReason::kDebug);
     const auto block = obtain_block(rip, word);
     if (!block) {
       ++counters_.exceptions;
@@ -217,13 +229,14 @@ ThunkResult Runtime::dispatch_link(Link* link) {
   const uint32_t generation = flush_generation_;
   const ThunkResult result = dispatch();
   // Link only if what is about to run is this link's target, reached without an event in between.
-  if (generation == flush_generation_ && link->from->valid && options_.opt_level > 0 && cache_.contains_exec(result.value) &&
-      c.exit_reason == ExitReason::kNone) {
+  if (generation == flush_generation_ && link->from->valid && options_.opt_level > 0 &&
+      cache_.contains_exec(result.value) && c.exit_reason == ExitReason::kNone) {
     Block* target = block_of_host(result.value);
     if (target && target->valid && target->indirect_entry == result.value && target->mode == link->mode &&
         (target->physical & 0xfff) == static_cast<uint64_t>(link->target_offset) &&
         (target->physical & ~uint64_t{0xfff}) == (link->from->physical & ~uint64_t{0xfff}) &&
-        link->from->second_page == kNoPage && !link->to && (target->second_page == kNoPage || (target->mode & mode::kFlat)))
+        link->from->second_page == kNoPage && !link->to &&
+        (target->second_page == kNoPage || (target->mode & mode::kFlat)))
       this->link(link, target);
   }
   return result;
@@ -235,7 +248,9 @@ ThunkResult Runtime::dispatch_branch(uint64_t rip, uint32_t info) {
   ++counters_.indirect_misses;
   if (mode::code64(c.mode) && !canonical(rip)) {
     c.state.rip = c.code_base + (info & kBranchOffsetMask);
-    if (!injected(c, 46)) c.state.gpr[cpu::kRsp] -= static_cast<uint64_t>(static_cast<int64_t>(static_cast<int32_t>(info) >> kBranchPoppedShift));
+    if (!injected(c, 46))
+      c.state.gpr[cpu::kRsp] -=
+          static_cast<uint64_t>(static_cast<int64_t>(static_cast<int32_t>(info) >> kBranchPoppedShift));
     if (options_.instruction_clock) c.instructions_left += 1;
     return resume_with(Exception{.vector = kGeneralProtection, .has_error_code = true});
   }
@@ -255,7 +270,8 @@ void Runtime::set_rip_from_host(uint64_t return_address) {
   const Block* block = block_of_host(return_address - 1);
   if (!block) return;
   const HostPoint* point = point_of_host(*block, return_address - 1);
-  context_.state.rip = context_.code_base + point->guest_offset + (injected(context_, 45) && point->index ? point->guest_length : 0);
+  context_.state.rip =
+      context_.code_base + point->guest_offset + (injected(context_, 45) && point->index ? point->guest_length : 0);
   if (options_.instruction_clock) correct_instruction_count(*block, *point, point->index);
 }
 
@@ -276,18 +292,24 @@ ThunkResult Runtime::fault_at(const Exception& exception, uint64_t return_addres
 }
 
 ThunkResult Runtime::raise_at(uint32_t info, uint64_t return_address) {
-  return fault_at(Exception{.vector = static_cast<uint8_t>(info), .has_error_code = (info & 0x100) != 0, .error_code = info >> 16}, return_address);
+  return fault_at(
+      Exception{.vector = static_cast<uint8_t>(info), .has_error_code = (info & 0x100) != 0, .error_code = info >> 16},
+      return_address);
 }
 
 // What a system function means for a single-step trap and a held-back NMI.
 void Runtime::settle_trap(isa::x86::RowId row) {
   using isa::x86::RowId;
   switch (row) {
-    case RowId::INT3: case RowId::INT_Ib: case RowId::INT1: case RowId::INTO:
+    case RowId::INT3:
+    case RowId::INT_Ib:
+    case RowId::INT1:
+    case RowId::INTO:
       // Delivery has cleared TF; the trap is dropped. INTO traps unless it delivered. [SDM-3B 18.3.1.4]
       if (row != RowId::INTO || !(context_.state.rflags & cpu::rflags::kTf)) context_.step_pending = 0;
       break;
-    case RowId::SYSCALL: case RowId::SYSENTER:
+    case RowId::SYSCALL:
+    case RowId::SYSENTER:
       if (!(context_.state.rflags & cpu::rflags::kTf)) context_.step_pending = 0;
       break;
     case RowId::IRET:
@@ -323,8 +345,7 @@ ThunkResult Runtime::run_system(const InsnRecord* record, uint64_t) {
       c.state.halted = true;
       ++counters_.halts;
       return leave(ExitReason::kHalted);
-    case Next::kShutdown:
-      return leave(ExitReason::kShutdown);
+    case Next::kShutdown: return leave(ExitReason::kShutdown);
     case Next::kInterruptShadow:
       if (c.state.mov_ss_shadow && !injected(c, 48)) c.step_pending = 0;
       return dispatch();
@@ -342,7 +363,8 @@ ThunkResult Runtime::check_segment(uint64_t offset, uint32_t info, uint64_t retu
   if (info & kInfoAlignCheck) {  // `offset` is linear already; ten-byte reals align as eight [SDM-3A 6.15 #AC]
     const unsigned size = info & kInfoSizeMask;
     if (mode::code64(context_.mode) && !canonical(offset)) return {kActionContinue, offset};  // that fault comes first
-    if (offset & ((size == 10 ? 8 : size) - 1)) return fault_at(Exception{.vector = kAlignmentCheck, .has_error_code = true}, return_address);
+    if (offset & ((size == 10 ? 8 : size) - 1))
+      return fault_at(Exception{.vector = kAlignmentCheck, .has_error_code = true}, return_address);
     return {kActionContinue, offset};
   }
   const auto linear = linear_address(context_, info >> kInfoSegmentShift, offset, info & kInfoSizeMask,
@@ -355,8 +377,10 @@ Block* Runtime::block_of_host(uint64_t exec_address) const {
   size_t low = 0, high = by_host_.size();
   while (low < high) {
     const size_t middle = (low + high) / 2;
-    if (by_host_[middle]->code_start <= exec_address) low = middle + 1;
-    else high = middle;
+    if (by_host_[middle]->code_start <= exec_address)
+      low = middle + 1;
+    else
+      high = middle;
   }
   if (low == 0) return nullptr;
   Block* block = by_host_[low - 1];
@@ -368,8 +392,10 @@ const HostPoint* Runtime::point_of_host(const Block& block, uint64_t exec_addres
   uint32_t low = 0, high = block.point_count;
   while (low < high) {
     const uint32_t middle = (low + high) / 2;
-    if (block.points[middle].host_offset <= offset) low = middle + 1;
-    else high = middle;
+    if (block.points[middle].host_offset <= offset)
+      low = middle + 1;
+    else
+      high = middle;
   }
   return &block.points[low ? low - 1 : 0];
 }
@@ -382,7 +408,9 @@ ThunkResult entry_dispatch(Context* context, uint64_t rip) {
   return context->runtime->dispatch();
 }
 
-ThunkResult entry_branch(Context* context, uint64_t rip, uint32_t info) { return context->runtime->dispatch_branch(rip, info); }
+ThunkResult entry_branch(Context* context, uint64_t rip, uint32_t info) {
+  return context->runtime->dispatch_branch(rip, info);
+}
 
 ThunkResult entry_link(Context* context, Link* link) { return context->runtime->dispatch_link(link); }
 

@@ -24,8 +24,8 @@ ThunkResult entry_segment(Context* context, uint64_t offset, uint32_t info, uint
 ThunkResult entry_raise(Context* context, uint32_t info, uint64_t, uint64_t return_address);
 
 // info words of the memory and segment thunks.
-inline constexpr uint32_t kInfoSizeMask = 0xff, kInfoWrite = 1u << 8, kInfoMmuShift = 9, kInfoRead = 1u << 15, kInfoAlignCheck = 1u << 14, kInfoStack = 1u << 13,
-                          kInfoX87Store = 1u << 12,
+inline constexpr uint32_t kInfoSizeMask = 0xff, kInfoWrite = 1u << 8, kInfoMmuShift = 9, kInfoRead = 1u << 15,
+                          kInfoAlignCheck = 1u << 14, kInfoStack = 1u << 13, kInfoX87Store = 1u << 12,
                           kInfoAlignmentShift = 16, kInfoSegmentShift = 16;
 
 // The info word of the branch thunk: guest offset of the branch, and the bytes it took off the stack (signed).

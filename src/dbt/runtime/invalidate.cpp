@@ -11,7 +11,8 @@ namespace {
 void patch_rel32(Link& link, ptrdiff_t exec_delta, uint64_t target) {
   // SAFETY: a link site is a 4-byte aligned displacement, so the store is atomic for a fetching processor.
   const uint64_t site = reinterpret_cast<uint64_t>(link.site) + static_cast<uint64_t>(exec_delta);
-  std::atomic_ref(*reinterpret_cast<uint32_t*>(link.site)).store(static_cast<uint32_t>(target - (site + 4)), std::memory_order_release);
+  std::atomic_ref(*reinterpret_cast<uint32_t*>(link.site))
+      .store(static_cast<uint32_t>(target - (site + 4)), std::memory_order_release);
 }
 }  // namespace
 
@@ -51,7 +52,8 @@ void Runtime::invalidate_block(Block* block) {
   for (uint32_t slot = 0; slot < jump_mode_count_; ++slot)
     for (uint32_t high = 0; high < kJumpCacheEntries; high += 4096) {
       const auto index = high | static_cast<uint32_t>(block->physical & 0xfff);
-      if (context_.jump_cache[slot].target[index] == block->indirect_entry && !injected(context_, 63)) clear_jump_entry(slot << 16 | index);
+      if (context_.jump_cache[slot].target[index] == block->indirect_entry && !injected(context_, 63))
+        clear_jump_entry(slot << 16 | index);
     }
 }
 
@@ -64,7 +66,8 @@ void Runtime::invalidate(uint64_t physical, uint64_t length) {
     if (!(meta.load(std::memory_order_relaxed) & memory::kPageHasCode)) continue;
     for (Block* block = blocks_.page_head(page); block;) {
       Block* next = BlockMap::next_on_page(block, page);
-      if (block->overlaps(physical, end) && !(injected(context_, 64) && page == block->second_page)) invalidate_block(block);
+      if (block->overlaps(physical, end) && !(injected(context_, 64) && page == block->second_page))
+        invalidate_block(block);
       block = next;
     }
     if (!blocks_.page_head(page)) meta.fetch_and(~memory::kPageHasCode, std::memory_order_relaxed);

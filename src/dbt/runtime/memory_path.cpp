@@ -55,13 +55,21 @@ const Runtime::RamPiece* Runtime::find_ram(uint64_t physical) const {
 
 // An access that must fault. A store of the x87 that raises an unmasked exception does not happen at all, and
 // then nothing faults: such a store runs against the bounce buffer first. [SDM-1 8.5, 8.6]
-ThunkResult Runtime::refuse_access(const Exception& exception, uint64_t linear, uint32_t info, uint64_t return_address) {
+ThunkResult Runtime::refuse_access(const Exception& exception, uint64_t linear, uint32_t info,
+                                   uint64_t return_address) {
   if (!(info & kInfoX87Store)) return fault_at(exception, return_address);
   Context& c = context_;
   save_vectors(c);
   const uint64_t offset = linear & 63;
-  bounce_ = {.active = true, .size = static_cast<uint8_t>(info & kInfoSizeMask), .offset = offset, .x87_store = true, .refused = true,
-             .exception = exception, .fop = c.x87_last_fop, .fip = c.fpu_fip, .fdp = c.x87_last_fdp};
+  bounce_ = {.active = true,
+             .size = static_cast<uint8_t>(info & kInfoSizeMask),
+             .offset = offset,
+             .x87_store = true,
+             .refused = true,
+             .exception = exception,
+             .fop = c.x87_last_fop,
+             .fip = c.fpu_fip,
+             .fdp = c.x87_last_fdp};
   return {kActionProceed, reinterpret_cast<uint64_t>(c.bounce.data() + offset) - linear};
 }
 
@@ -76,8 +84,12 @@ ThunkResult Runtime::memory_access(uint64_t linear, uint32_t info, uint64_t retu
   bounce_.active = false;  // of an instruction that faulted natively after it was armed
   if (const uint64_t alignment = info >> kInfoAlignmentShift; alignment && (linear & (alignment - 1)))
     return fault_at(Exception{.vector = kGeneralProtection, .has_error_code = true}, return_address);
-  const auto canonical = [](uint64_t address) { return static_cast<uint64_t>(static_cast<int64_t>(address << 16) >> 16) == address; };
-  const Exception outside{.vector = info & kInfoStack ? static_cast<uint8_t>(kStackFault) : static_cast<uint8_t>(kGeneralProtection), .has_error_code = true};
+  const auto canonical = [](uint64_t address) {
+    return static_cast<uint64_t>(static_cast<int64_t>(address << 16) >> 16) == address;
+  };
+  const Exception outside{
+      .vector = info & kInfoStack ? static_cast<uint8_t>(kStackFault) : static_cast<uint8_t>(kGeneralProtection),
+      .has_error_code = true};
   const bool checked = mode::code64(c.mode);
   if (checked && !canonical(linear)) return refuse_access(outside, linear, info, return_address);
   if (info & kInfoAlignCheck && (linear & ((size == 10 ? 8 : size) - 1)))
@@ -94,7 +106,8 @@ ThunkResult Runtime::memory_access(uint64_t linear, uint32_t info, uint64_t retu
   if (!translation) return refuse_access(translation.error(), linear, info, return_address);
 
   const RamPiece* piece = find_ram(translation->physical);
-  if (!piece || (write && !piece->meta) || ((translation->physical & 0xfff) + size > piece->end - (translation->physical & ~uint64_t{0xfff})))
+  if (!piece || (write && !piece->meta) ||
+      ((translation->physical & 0xfff) + size > piece->end - (translation->physical & ~uint64_t{0xfff})))
     return device_access(linear, translation->physical, size, info);
   std::byte* host = piece->host + (translation->physical - piece->start);
   if (piece->meta) {
@@ -141,8 +154,14 @@ void Runtime::copy_piece(uint64_t physical, std::byte* data, unsigned size, bool
 
 ThunkResult Runtime::device_access(uint64_t linear, uint64_t physical, unsigned size, uint32_t info) {
   const uint64_t offset = linear & 63;
-  bounce_ = {.active = (info & kInfoWrite) != 0, .size = static_cast<uint8_t>(size), .first_size = static_cast<uint8_t>(size), .physical = {physical, 0}, .offset = offset, .x87_store = (info & kInfoX87Store) != 0};
-  if ((info & kInfoRead) && !(injected(context_, 52) && (info & kInfoWrite))) copy_piece(physical, context_.bounce.data() + offset, size, false);
+  bounce_ = {.active = (info & kInfoWrite) != 0,
+             .size = static_cast<uint8_t>(size),
+             .first_size = static_cast<uint8_t>(size),
+             .physical = {physical, 0},
+             .offset = offset,
+             .x87_store = (info & kInfoX87Store) != 0};
+  if ((info & kInfoRead) && !(injected(context_, 52) && (info & kInfoWrite)))
+    copy_piece(physical, context_.bounce.data() + offset, size, false);
   return {kActionProceed, reinterpret_cast<uint64_t>(context_.bounce.data() + offset) - linear};
 }
 
@@ -158,11 +177,19 @@ ThunkResult Runtime::cross_page_access(uint64_t linear, uint32_t info, uint64_t 
   const auto first = dbt::translate(c, linear, access, mmu);
   if (!first) return refuse_access(first.error(), linear, info, return_address);
   const auto second = dbt::translate(c, second_linear, access, mmu);
-  if (!second && injected(c, 49)) return fault_at(Exception{.vector = kPageFault, .has_error_code = true, .error_code = second.error().error_code, .address = linear}, return_address);
+  if (!second && injected(c, 49))
+    return fault_at(
+        Exception{
+            .vector = kPageFault, .has_error_code = true, .error_code = second.error().error_code, .address = linear},
+        return_address);
   if (!second) return refuse_access(second.error(), linear, info, return_address);
   const uint64_t offset = linear & 63;
-  bounce_ = {.active = (info & kInfoWrite) != 0, .size = static_cast<uint8_t>(size), .first_size = static_cast<uint8_t>(first_size),
-             .physical = {first->physical, second->physical}, .offset = offset, .x87_store = (info & kInfoX87Store) != 0};
+  bounce_ = {.active = (info & kInfoWrite) != 0,
+             .size = static_cast<uint8_t>(size),
+             .first_size = static_cast<uint8_t>(first_size),
+             .physical = {first->physical, second->physical},
+             .offset = offset,
+             .x87_store = (info & kInfoX87Store) != 0};
   if (info & kInfoRead) {
     copy_piece(first->physical, c.bounce.data() + offset, first_size, false);
     copy_piece(second->physical, c.bounce.data() + offset + first_size, size - first_size, false);
@@ -193,10 +220,12 @@ ThunkResult Runtime::memory_after(uint64_t return_address, AfterStore after) {
     bounce_.active = false;
     std::byte* data = c.bounce.data() + bounce_.offset;
     copy_piece(bounce_.physical[0], data, bounce_.first_size, true);
-    if (!injected(c, 50)) copy_piece(bounce_.physical[1], data + bounce_.first_size, bounce_.size - bounce_.first_size, true);
+    if (!injected(c, 50))
+      copy_piece(bounce_.physical[1], data + bounce_.first_size, bounce_.size - bounce_.first_size, true);
   }
   if (after == AfterStore::kStay) return {kActionContinue, 0};
-  if ((!c.code_invalidated || injected(c, 54)) && !std::atomic_ref(c.exit_request).load(std::memory_order_relaxed)) return {kActionContinue, 0};
+  if ((!c.code_invalidated || injected(c, 54)) && !std::atomic_ref(c.exit_request).load(std::memory_order_relaxed))
+    return {kActionContinue, 0};
   // The rest of this block may be stale, or a device wants attention: go on after this instruction.
   const Block* block = block_of_host(return_address - 1);
   if (!block) return {kActionContinue, 0};

@@ -30,7 +30,8 @@ uint32_t current(const Context& context) {
     const Segment& cs = s.segment[cpu::kCs];
     // CS: base and limit only; reads through it (CS override) need it readable.
     const bool cs_flat = cs.base == 0 && cs.limit == 0xffffffff && (cs.attributes & 0x9a) == 0x9a;
-    if (cs_flat && flat(s.segment[cpu::kDs]) && flat(s.segment[cpu::kEs]) && flat(s.segment[cpu::kSs]) && !real) word |= kFlat;
+    if (cs_flat && flat(s.segment[cpu::kDs]) && flat(s.segment[cpu::kEs]) && flat(s.segment[cpu::kSs]) && !real)
+      word |= kFlat;
     if (plain(s.segment[cpu::kFs])) word |= kFsPlain;
     if (plain(s.segment[cpu::kGs])) word |= kGsPlain;
   }

@@ -20,7 +20,8 @@ namespace rhea::dbt {
 
 namespace {
 constexpr uint64_t kMinimumCacheBytes = uint64_t{1} << 20;
-constexpr uint64_t kMaximumCacheBytes = uint64_t{1} << 30;  // blocks and thunks reach each other with 32-bit displacements
+constexpr uint64_t kMaximumCacheBytes = uint64_t{1}
+                                        << 30;  // blocks and thunks reach each other with 32-bit displacements
 // A block never needs more than this: checked after every block.
 constexpr uint64_t kBlockRoomBytes = uint64_t{128} << 10;
 }  // namespace
@@ -49,7 +50,8 @@ Result<std::unique_ptr<Runtime>> Runtime::create(Context& context, const Runtime
   runtime->log_storage_.reset(new uint32_t[6 * size_t{kFillLogCapacity}]);
   runtime->code_global_.reset(new uint8_t[kTlbEntries]());
   uint32_t* storage = runtime->log_storage_.get();
-  for (FillLog* log : {&runtime->data_log_[0], &runtime->data_log_[1], &runtime->code_log_[0], &runtime->code_log_[1], &runtime->jump_log_[0], &runtime->jump_log_[1]}) {
+  for (FillLog* log : {&runtime->data_log_[0], &runtime->data_log_[1], &runtime->code_log_[0], &runtime->code_log_[1],
+                       &runtime->jump_log_[0], &runtime->jump_log_[1]}) {
     log->entries = storage;
     storage += kFillLogCapacity;
   }
@@ -70,15 +72,23 @@ Result<std::unique_ptr<Runtime>> Runtime::create(Context& context, const Runtime
 // The thunks follow one another from the start of the code cache.
 void Runtime::name_thunks() {
   std::vector<std::pair<uint64_t, std::string_view>> starts = {
-      {reinterpret_cast<uint64_t>(thunks_.enter), "rhea_enter"}, {thunks_.exit, "rhea_exit"},
-      {thunks_.dispatch, "rhea_dispatch"}, {thunks_.branch, "rhea_branch"}, {thunks_.link, "rhea_link"},
-      {thunks_.memory, "rhea_memory"}, {thunks_.memory_after, "rhea_memory_after"}, {thunks_.system, "rhea_system"},
-      {thunks_.segment, "rhea_segment"}, {thunks_.raise, "rhea_raise"}, {thunks_.budget, "rhea_budget"},
+      {reinterpret_cast<uint64_t>(thunks_.enter), "rhea_enter"},
+      {thunks_.exit, "rhea_exit"},
+      {thunks_.dispatch, "rhea_dispatch"},
+      {thunks_.branch, "rhea_branch"},
+      {thunks_.link, "rhea_link"},
+      {thunks_.memory, "rhea_memory"},
+      {thunks_.memory_after, "rhea_memory_after"},
+      {thunks_.system, "rhea_system"},
+      {thunks_.segment, "rhea_segment"},
+      {thunks_.raise, "rhea_raise"},
+      {thunks_.budget, "rhea_budget"},
       {thunks_.native_fault, "rhea_native_fault"}};
   std::ranges::sort(starts);
   const uint64_t end = cache_.exec_base() + cache_.used();
   for (size_t i = 0; i < starts.size(); ++i)
-    perf_map_->add(starts[i].first, (i + 1 < starts.size() ? starts[i + 1].first : end) - starts[i].first, starts[i].second);
+    perf_map_->add(starts[i].first, (i + 1 < starts.size() ? starts[i + 1].first : end) - starts[i].first,
+                   starts[i].second);
 }
 
 Runtime::~Runtime() {
@@ -124,7 +134,8 @@ void Runtime::mark_code_page(uint64_t page) {
 
 Block* Runtime::translate(uint64_t rip, uint64_t physical, uint32_t word) {
   // The tables of very small blocks may outgrow their code.
-  if (cache_.room() < kBlockRoomBytes || arena_.bytes() > options_.code_cache_bytes || cache_flush_wanted_) flush_cache();
+  if (cache_.room() < kBlockRoomBytes || arena_.bytes() > options_.code_cache_bytes || cache_flush_wanted_)
+    flush_cache();
   Block* const block = translator_->translate(rip, physical, word);
   if (perf_map_ && block) perf_map_->add_block(block->code_start, block->code_end - block->code_start, rip, word);
   return block;
@@ -197,13 +208,16 @@ bool Runtime::on_fault(int, void*, void* ucontext_pointer) {
   auto* uc = static_cast<ucontext_t*>(ucontext_pointer);
   greg_t* regs = uc->uc_mcontext.gregs;
   const auto pc = static_cast<uint64_t>(regs[REG_RIP]);
-  if (!cache_.contains_exec(pc) || static_cast<uint64_t>(regs[REG_RSP]) != reinterpret_cast<uint64_t>(&context_)) return false;
+  if (!cache_.contains_exec(pc) || static_cast<uint64_t>(regs[REG_RSP]) != reinterpret_cast<uint64_t>(&context_))
+    return false;
   switch (regs[REG_TRAPNO]) {
-    case kDivideError: case kInvalidOpcode: case kGeneralProtection: case kX87Error: case kSimdError: case kAlignmentCheck:
-      native_.vector = static_cast<uint8_t>(regs[REG_TRAPNO]);
-      break;
-    default:
-      return false;
+    case kDivideError:
+    case kInvalidOpcode:
+    case kGeneralProtection:
+    case kX87Error:
+    case kSimdError:
+    case kAlignmentCheck: native_.vector = static_cast<uint8_t>(regs[REG_TRAPNO]); break;
+    default: return false;
   }
   native_.pc = pc;
   static constexpr int kRegister[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
@@ -212,7 +226,8 @@ bool Runtime::on_fault(int, void*, void* ucontext_pointer) {
     if (const uint8_t host = host_register(static_cast<uint8_t>(gpr)); host != kHNone)
       context_.state.gpr[gpr] = static_cast<uint64_t>(regs[kRegister[host]]);
   const auto flags = static_cast<uint64_t>(regs[REG_EFL]);
-  context_.arith_flags = static_cast<uint32_t>(((flags & 0xd5) << 8) | (injected(context_, 66) ? 0 : (flags >> 11) & 1));
+  context_.arith_flags =
+      static_cast<uint32_t>(((flags & 0xd5) << 8) | (injected(context_, 66) ? 0 : (flags >> 11) & 1));
   regs[REG_RIP] = static_cast<greg_t>(thunks_.native_fault);
   return true;
 }
@@ -220,14 +235,17 @@ bool Runtime::on_fault(int, void*, void* ucontext_pointer) {
 std::string Runtime::statistics() const {
   const Counters& c = counters_;
   return fmt::format(
-      "blocks translated    {}\nguest bytes          {}\nhost bytes           {}\ncode cache used      {}\ncache flushes        {}\n"
+      "blocks translated    {}\nguest bytes          {}\nhost bytes           {}\ncode cache used      {}\ncache "
+      "flushes        {}\n"
       "links made           {}\ndispatches           {}\nindirect misses      {}\npolls taken          {}\n"
-      "tlb misses           {}\ntlb flushes          {}\npage flushes         {}\ndevice accesses      {}\npage crossings       {}\n"
-      "stores to code pages {}\nblocks invalidated   {}\nsystem functions     {}\nexceptions           {}\ninterrupts           {}\n"
+      "tlb misses           {}\ntlb flushes          {}\npage flushes         {}\ndevice accesses      {}\npage "
+      "crossings       {}\n"
+      "stores to code pages {}\nblocks invalidated   {}\nsystem functions     {}\nexceptions           {}\ninterrupts  "
+      "         {}\n"
       "native faults        {}\nhalts                {}\n",
-      c.blocks_translated, c.guest_bytes_translated, c.host_bytes, cache_.used(), c.cache_flushes, c.links, c.dispatches, c.indirect_misses,
-      c.polls, c.tlb_misses, c.tlb_flushes, c.page_flushes, c.mmio, c.page_crossings, c.code_page_stores, c.blocks_invalidated,
-      c.system_calls, c.exceptions, c.interrupts, c.native_faults, c.halts);
+      c.blocks_translated, c.guest_bytes_translated, c.host_bytes, cache_.used(), c.cache_flushes, c.links,
+      c.dispatches, c.indirect_misses, c.polls, c.tlb_misses, c.tlb_flushes, c.page_flushes, c.mmio, c.page_crossings,
+      c.code_page_stores, c.blocks_invalidated, c.system_calls, c.exceptions, c.interrupts, c.native_faults, c.halts);
 }
 
 }  // namespace rhea::dbt

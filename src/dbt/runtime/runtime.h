@@ -33,8 +33,8 @@ struct RuntimeOptions {
   bool instruction_clock = false;  // count instructions exactly
   uint64_t code_cache_bytes = uint64_t{256} << 20;
   uint32_t tlb_index_mask = kTlbEntries - 1;  // tests: fewer usable TLB entries
-  int inject_bug = 0;              // test builds: seeds translator bug N
-  std::string perf_map;            // path of a perf map to write, empty for none
+  int inject_bug = 0;                         // test builds: seeds translator bug N
+  std::string perf_map;                       // path of a perf map to write, empty for none
 };
 
 struct Counters {
@@ -77,9 +77,9 @@ class Runtime final : public memory::WriteObserver, public io::ViewListener {
   Arena& arena() { return arena_; }
 
   // --- general registers only ---
-  ThunkResult dispatch();                                // by state.rip and the current mode
+  ThunkResult dispatch();  // by state.rip and the current mode
   ThunkResult dispatch_link(Link* link);
-  ThunkResult resume_with(const Exception& exception);   // delivers, then dispatches
+  ThunkResult resume_with(const Exception& exception);  // delivers, then dispatches
   ThunkResult memory_access(uint64_t linear, uint32_t info, uint64_t return_address);
   ThunkResult memory_after(uint64_t return_address, AfterStore after);
   ThunkResult run_system(const InsnRecord* record, uint64_t return_address);
@@ -87,9 +87,9 @@ class Runtime final : public memory::WriteObserver, public io::ViewListener {
   ThunkResult native_fault();
   ThunkResult dispatch_branch(uint64_t rip, uint32_t info);
   ThunkResult raise_at(uint32_t info, uint64_t return_address);
-  Block* block_of_host(uint64_t exec_address) const;     // nullptr if none
+  Block* block_of_host(uint64_t exec_address) const;  // nullptr if none
   const HostPoint* point_of_host(const Block& block, uint64_t exec_address) const;
-  void invalidate(uint64_t physical, uint64_t length);   // translations of these bytes
+  void invalidate(uint64_t physical, uint64_t length);  // translations of these bytes
   void invalidate_block(Block* block);
   void link(Link* link, Block* target);
   void fill_data_tlb(uint64_t linear, const Translation& translation, std::byte* host, MmuIndex mmu, bool for_write);
@@ -108,9 +108,9 @@ class Runtime final : public memory::WriteObserver, public io::ViewListener {
   Block* translate(uint64_t rip, uint64_t physical, uint32_t mode);
   void register_block(Block* block);
   void mark_code_page(uint64_t page);
-  void flush_cache();                                     // only from outside the code cache or when resuming
-  uint16_t jump_cache_slot(uint32_t mode);                // kJumpCacheSlots if none is left
-  bool on_fault(int signo, void* info, void* ucontext);   // signal handler side; async-signal-safe
+  void flush_cache();                                    // only from outside the code cache or when resuming
+  uint16_t jump_cache_slot(uint32_t mode);               // kJumpCacheSlots if none is left
+  bool on_fault(int signo, void* info, void* ucontext);  // signal handler side; async-signal-safe
 
   void on_view_changed(const io::FlatView& view) override;  // vCPU thread, or while it is stopped
 
@@ -126,11 +126,11 @@ class Runtime final : public memory::WriteObserver, public io::ViewListener {
   void set_breakpoints(std::vector<uint64_t> linear);
   bool is_breakpoint(uint64_t linear) const;
   bool has_breakpoints() const { return !breakpoints_.empty(); }
-  bool stop_requested = false;        // atomic access
+  bool stop_requested = false;  // atomic access
   bool debugger_step = false;
-  bool exact_budget = false;          // instructions_left is a limit to stop at
+  bool exact_budget = false;  // instructions_left is a limit to stop at
 
-  void latch_x87_pointers();      // general registers only; state.xsave holds the current x87 state
+  void latch_x87_pointers();  // general registers only; state.xsave holds the current x87 state
   std::string statistics() const;
 
  private:
@@ -163,13 +163,13 @@ class Runtime final : public memory::WriteObserver, public io::ViewListener {
   Thunks thunks_;
   BlockMap blocks_;
   Arena arena_;
-  std::vector<Block*> by_host_;       // in order of code_start
+  std::vector<Block*> by_host_;  // in order of code_start
   std::unique_ptr<Translator> translator_;
   std::unique_ptr<PerfMap> perf_map_;
   Counters counters_;
   bool cache_flush_wanted_ = false;
   bool x87_pointers_always_ = false;
-  bool step_guest_ = false;          // the block being run is single-stepped by EFLAGS.TF
+  bool step_guest_ = false;  // the block being run is single-stepped by EFLAGS.TF
 
   // What the TLBs hold, so that forgetting costs what was filled: [0] non-global, [1] global.
   struct FillLog {
@@ -180,7 +180,7 @@ class Runtime final : public memory::WriteObserver, public io::ViewListener {
   static constexpr uint32_t kFillLogCapacity = 1u << 17;
   FillLog data_log_[2], code_log_[2], jump_log_[2];
   std::unique_ptr<uint32_t[]> log_storage_;
-  std::unique_ptr<uint8_t[]> code_global_;   // by code TLB index: the page is global
+  std::unique_ptr<uint8_t[]> code_global_;  // by code TLB index: the page is global
   void log_fill(FillLog& log, uint32_t entry);
   void clear_data_entry(uint32_t entry);
   void clear_code_entry(uint32_t index);
@@ -189,7 +189,7 @@ class Runtime final : public memory::WriteObserver, public io::ViewListener {
   void flush_code(unsigned global);
   void flush_jumps(unsigned global);
   void fill_jump_cache(uint64_t rip, uint32_t mode, Block* block);
-  uint64_t large_2m_[64] = {}, large_1g_[64] = {};   // hashed bitmaps: regions with large-page entries
+  uint64_t large_2m_[64] = {}, large_1g_[64] = {};  // hashed bitmaps: regions with large-page entries
   uint32_t jump_modes_[kJumpCacheSlots];
   unsigned jump_mode_count_ = 0;
 
@@ -208,13 +208,13 @@ class Runtime final : public memory::WriteObserver, public io::ViewListener {
   struct Bounce {
     bool active = false;
     uint8_t size = 0;
-    uint8_t first_size = 0;           // bytes in the first piece; the rest is in the second
+    uint8_t first_size = 0;  // bytes in the first piece; the rest is in the second
     uint64_t physical[2] = {};
-    uint64_t offset = 0;              // into context.bounce
-    bool x87_store = false;           // an unmasked exception suppresses the store
-    bool refused = false;             // ... and the fault `exception`, which it would meet otherwise
+    uint64_t offset = 0;     // into context.bounce
+    bool x87_store = false;  // an unmasked exception suppresses the store
+    bool refused = false;    // ... and the fault `exception`, which it would meet otherwise
     Exception exception{};
-    uint16_t fop = 0;                 // x87 pointers before it
+    uint16_t fop = 0;  // x87 pointers before it
     uint64_t fip = 0, fdp = 0;
   } bounce_;
 
@@ -227,7 +227,7 @@ class Runtime final : public memory::WriteObserver, public io::ViewListener {
   std::vector<uint64_t> breakpoints_;
   uint64_t skip_breakpoint_ = ~uint64_t{0};
   uint32_t flush_generation_ = 0;
-  uint64_t access_return_ = 0;       // where the memory access being made will return to
+  uint64_t access_return_ = 0;  // where the memory access being made will return to
   struct {
     uint64_t pc = 0;
     uint8_t vector = 0;

@@ -30,11 +30,19 @@ class RuntimeGuest final : private base::FaultHandler {
   static constexpr uint64_t kLimit = 100000;  // instructions after which a run is given up
 
   explicit RuntimeGuest(RuntimeOptions options = {}) : options_(options) {
-    memory_ = std::move(*memory::GuestMemory::create(std::vector<memory::GuestMemory::Extent>{{{0}, kRamBytes}}, {.name = "test-ram"}));
-    physical_.map({.start = 0, .size_bytes = kRamBytes, .kind = io::RangeKind::kRam, .host = memory_->regions()[0].host, .name = "ram"});
-    physical_.map({.start = kMmio, .size_bytes = 0x1000, .kind = io::RangeKind::kMmio, .handler = &device, .name = "device"});
-    ports_.map({.start = 0x100, .size_bytes = 0x100, .kind = io::RangeKind::kMmio, .handler = &device, .name = "ports"});
-    auto* base = static_cast<std::byte*>(mmap(nullptr, kMappingBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+    memory_ = std::move(
+        *memory::GuestMemory::create(std::vector<memory::GuestMemory::Extent>{{{0}, kRamBytes}}, {.name = "test-ram"}));
+    physical_.map({.start = 0,
+                   .size_bytes = kRamBytes,
+                   .kind = io::RangeKind::kRam,
+                   .host = memory_->regions()[0].host,
+                   .name = "ram"});
+    physical_.map(
+        {.start = kMmio, .size_bytes = 0x1000, .kind = io::RangeKind::kMmio, .handler = &device, .name = "device"});
+    ports_.map(
+        {.start = 0x100, .size_bytes = 0x100, .kind = io::RangeKind::kMmio, .handler = &device, .name = "ports"});
+    auto* base = static_cast<std::byte*>(
+        mmap(nullptr, kMappingBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
     RHEA_CHECK(base != MAP_FAILED);
     mapping_ = base;
     context_ = new (base + kStackBytes) Context;  // the stack of the C++ code that translated code calls lies below
@@ -69,7 +77,9 @@ class RuntimeGuest final : private base::FaultHandler {
   void put(uint64_t physical, const std::vector<uint8_t>& bytes) {
     RHEA_CHECK(memory_->write({physical}, std::as_bytes(std::span(bytes))));
   }
-  void put64(uint64_t physical, uint64_t value) { RHEA_CHECK(memory_->write({physical}, std::as_bytes(std::span(&value, 1)))); }
+  void put64(uint64_t physical, uint64_t value) {
+    RHEA_CHECK(memory_->write({physical}, std::as_bytes(std::span(&value, 1))));
+  }
   uint64_t get64(uint64_t physical) {
     uint64_t value = 0;
     std::memcpy(&value, host(physical), 8);
@@ -136,7 +146,8 @@ class RuntimeGuest final : private base::FaultHandler {
   void enter_long_mode() {
     cpu::CpuState& s = context_->state;
     put64(kTables, (kTables + 0x1000) | kPresent | kWritable);
-    for (uint64_t i = 0; i < 4; ++i) put64(kTables + 0x1000 + 8 * i, (kTables + 0x4000 + 0x1000 * i) | kPresent | kWritable);
+    for (uint64_t i = 0; i < 4; ++i)
+      put64(kTables + 0x1000 + 8 * i, (kTables + 0x4000 + 0x1000 * i) | kPresent | kWritable);
     for (uint64_t i = 0; i < 4 * 512; ++i) put64(kTables + 0x4000 + 8 * i, (i << 21) | kPresent | kWritable | kLarge);
     put64(kTables + 0x4000, kSmallTable | kPresent | kWritable);
     for (uint64_t page = 0; page < 512; ++page) put64(kSmallTable + 8 * page, page << 12 | kPresent | kWritable);

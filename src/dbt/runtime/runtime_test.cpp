@@ -31,8 +31,11 @@ Bytes little_endian(uint64_t value, unsigned size) {
 }
 
 // ---- instructions ----
-const Bytes kHlt{0xf4}, kNop{0x90}, kRet{0xc3}, kIncEax{0xff, 0xc0}, kIncEbx{0xff, 0xc3}, kDecEcx{0xff, 0xc9}, kStc{0xf9}, kSti{0xfb};
-Bytes mov(unsigned gpr, uint64_t value) { return Bytes{0x48, static_cast<uint8_t>(0xb8 + gpr)} + little_endian(value, 8); }  // gpr < 8
+const Bytes kHlt{0xf4}, kNop{0x90}, kRet{0xc3}, kIncEax{0xff, 0xc0}, kIncEbx{0xff, 0xc3}, kDecEcx{0xff, 0xc9},
+    kStc{0xf9}, kSti{0xfb};
+Bytes mov(unsigned gpr, uint64_t value) {
+  return Bytes{0x48, static_cast<uint8_t>(0xb8 + gpr)} + little_endian(value, 8);
+}  // gpr < 8
 Bytes mov32(unsigned gpr, uint32_t value) { return Bytes{static_cast<uint8_t>(0xb8 + gpr)} + little_endian(value, 4); }
 Bytes load_rax(uint64_t address) { return Bytes{0x48, 0xa1} + little_endian(address, 8); }
 Bytes store_al(uint64_t address) { return Bytes{0xa2} + little_endian(address, 8); }
@@ -45,7 +48,9 @@ using G = RuntimeGuest;
 
 class RuntimeTest : public testing::TestWithParam<int> {
  protected:
-  static RuntimeOptions options() { return {.opt_level = GetParam(), .instruction_clock = true, .code_cache_bytes = 4 << 20}; }
+  static RuntimeOptions options() {
+    return {.opt_level = GetParam(), .instruction_clock = true, .code_cache_bytes = 4 << 20};
+  }
   // Puts code at kCode and runs it.
   ExitReason run(const Bytes& code, int64_t instructions = G::kLimit) {
     guest.put(G::kCode, code);
@@ -150,7 +155,8 @@ TEST_P(RuntimeTest, ReloadingCr3KeepsGlobalPagesOnly) {
   guest.put64(G::kData, 1);
   guest.put64(G::kData + 0x1000, 2);
   guest.put64(G::kData + 0x2000, 3);
-  const Bytes loads = load_rax(G::kData) + Bytes{0x48, 0x89, 0xc3} /* mov rbx,rax */ + load_rax(G::kData + 0x1000) + kHlt;
+  const Bytes loads =
+      load_rax(G::kData) + Bytes{0x48, 0x89, 0xc3} /* mov rbx,rax */ + load_rax(G::kData + 0x1000) + kHlt;
   EXPECT_EQ(run(loads), ExitReason::kHalted);
   guest.map_page(G::kData, G::kData + 0x2000, G::kPresent | G::kWritable | kGlobal);
   guest.map_page(G::kData + 0x1000, G::kData + 0x2000);
@@ -202,8 +208,10 @@ TEST_P(RuntimeTest, AStoreToItsOwnBlockIsSeenByTheNextInstruction) {
 TEST_P(RuntimeTest, AStoreToALinkedBlockIsSeen) {
   // Twice through the same linked jump; in between the target's immediate is raised.
   const uint64_t target = G::kCode + 0x100;
-  guest.put(target, mov32(cpu::kRbx, 5) + Bytes{0x01, 0xde} /* add esi,ebx */ + kDecEcx + Bytes{0x74, 0x05} + jump(target + 11, G::kCode + 5) + kHlt);
-  const Bytes body = mov32(cpu::kRcx, 3) + Bytes{0xfe, 0x04, 0x25} + little_endian(target + 1, 4);  // inc byte [target+1]
+  guest.put(target, mov32(cpu::kRbx, 5) + Bytes{0x01, 0xde} /* add esi,ebx */ + kDecEcx + Bytes{0x74, 0x05} +
+                        jump(target + 11, G::kCode + 5) + kHlt);
+  const Bytes body =
+      mov32(cpu::kRcx, 3) + Bytes{0xfe, 0x04, 0x25} + little_endian(target + 1, 4);  // inc byte [target+1]
   EXPECT_EQ(run(body + jump(G::kCode + body.size(), target)), ExitReason::kHalted);
   EXPECT_EQ(guest.gpr(cpu::kRsi), 6u + 7 + 8);
 }
@@ -211,7 +219,8 @@ TEST_P(RuntimeTest, AStoreToALinkedBlockIsSeen) {
 TEST_P(RuntimeTest, AStoreToTheSecondPageOfAStraddlingInstructionIsSeen) {
   const uint64_t rip = G::kCode + 0xffe;
   guest.put(rip, mov32(cpu::kRbx, 0) + kRet);
-  const Bytes code = mov(cpu::kRdx, rip) + kCallRdx + mov32(cpu::kRax, 0x5a) + store_al(G::kCode + 0x1002) + kCallRdx + kHlt;
+  const Bytes code =
+      mov(cpu::kRdx, rip) + kCallRdx + mov32(cpu::kRax, 0x5a) + store_al(G::kCode + 0x1002) + kCallRdx + kHlt;
   EXPECT_EQ(run(code), ExitReason::kHalted);
   EXPECT_EQ(guest.gpr(cpu::kRbx), 0x5a000000u);
 }
@@ -221,7 +230,8 @@ TEST_P(RuntimeTest, AWriteByADeviceIsSeenThroughJumpCachesAndLinks) {
   guest.put(target, mov32(cpu::kRbx, 1) + Bytes{0x01, 0xde} + kRet);
   guest.device.on_write = [&] { guest.put(target + 1, {9}); };
   // call, call, out (the device writes the code), call
-  const Bytes code = mov(cpu::kRdx, target) + kCallRdx + kCallRdx + Bytes{0x50, 0x52, 0x66, 0xba, 0x00, 0x01, 0xee, 0x5a, 0x58} + kCallRdx + kHlt;
+  const Bytes code = mov(cpu::kRdx, target) + kCallRdx + kCallRdx +
+                     Bytes{0x50, 0x52, 0x66, 0xba, 0x00, 0x01, 0xee, 0x5a, 0x58} + kCallRdx + kHlt;
   EXPECT_EQ(run(code), ExitReason::kHalted);
   EXPECT_EQ(guest.gpr(cpu::kRsi), 1u + 1 + 9);
 }
@@ -237,10 +247,70 @@ TEST_P(RuntimeTest, ARepeatedStoreOverCodeIsSeen) {
   const uint64_t target = G::kCode + 0x2000;
   guest.put(target, mov32(cpu::kRbx, 1) + kRet);
   // Fills the target with RETs by REP STOSB.
-  const Bytes code = mov(cpu::kRdx, target) + kCallRdx + mov(cpu::kRdi, target) + mov32(cpu::kRcx, 16) + mov32(cpu::kRax, 0xc3) +
-                     Bytes{0xf3, 0xaa} + mov32(cpu::kRbx, 7) + kCallRdx + kHlt;
+  const Bytes code = mov(cpu::kRdx, target) + kCallRdx + mov(cpu::kRdi, target) + mov32(cpu::kRcx, 16) +
+                     mov32(cpu::kRax, 0xc3) + Bytes{0xf3, 0xaa} + mov32(cpu::kRbx, 7) + kCallRdx + kHlt;
   EXPECT_EQ(run(code), ExitReason::kHalted);
   EXPECT_EQ(guest.gpr(cpu::kRbx), 7u);
+}
+
+// Every way to copy a page of new code over code that has run, with and without the page's entry in the write TLB,
+// forwards and backwards, by all sizes, from all sides.
+TEST_P(RuntimeTest, EveryStringCopyOverCodeIsSeen) {
+  const uint64_t target = G::kCode + 0x3000, source = G::kFar;
+  const Bytes first = mov32(cpu::kRbx, 1) + kRet, second = mov32(cpu::kRbx, 2) + kRet;
+  for (const unsigned size : {1u, 2u, 4u, 8u}) {
+    for (const bool backward : {false, true}) {
+      for (const bool prefilled : {false, true}) {
+        for (const uint64_t lead : {uint64_t{0}, uint64_t{0x10}, uint64_t{0x800}, uint64_t{0x1000}, uint64_t{0x1ffc}}) {
+          guest.put(target, first);
+          guest.put(source, Bytes(0x6000, 0x90));
+          guest.put(source + lead, second);
+          const uint64_t length = 0x3000, start = target - lead;
+          const uint64_t offset = backward ? length - size : 0;
+          Bytes code = mov(cpu::kRdx, target);
+          if (prefilled) code = code + Bytes{0x88, 0x82, 0x00, 0x08, 0x00, 0x00};  // mov [rdx+0x800],al
+          code = code + kCallRdx + mov(cpu::kRsi, source + offset) + mov(cpu::kRdi, start + offset) + mov32(cpu::kRcx, static_cast<uint32_t>(length / size));
+          if (backward) code = code + Bytes{0xfd};
+          if (size == 2) code = code + Bytes{0x66};
+          code = code + Bytes{0xf3};
+          if (size == 8) code = code + Bytes{0x48};
+          code = code + Bytes{static_cast<uint8_t>(size == 1 ? 0xa4 : 0xa5), 0xfc} + kCallRdx + kHlt;
+          guest.gpr(cpu::kRsp) = G::kStack;
+          ASSERT_EQ(run(code), ExitReason::kHalted);
+          ASSERT_EQ(guest.vector(), -1);
+          ASSERT_EQ(guest.gpr(cpu::kRbx), 2u) << size << " " << backward << " " << prefilled << " " << lead;
+        }
+      }
+    }
+  }
+}
+
+// The same by single stores of all kinds, each over the immediate operand of the code.
+TEST_P(RuntimeTest, EveryKindOfStoreOverCodeIsSeen) {
+  const uint64_t target = G::kCode + 0x3000, immediate = target + 1;
+  const struct {
+    const char* name;
+    Bytes code;         // RDI = the immediate's address, RAX = XMM0 = 0x02
+  } kStores[] = {
+      {"byte", {0x88, 0x07}}, {"word", {0x66, 0x89, 0x07}}, {"dword", {0x89, 0x07}},
+      {"or", {0x08, 0x07}}, {"add", {0x00, 0x07}}, {"xchg", {0x86, 0x07}}, {"xadd", {0x0f, 0xc0, 0x07}},
+      {"lock inc", {0xf0, 0xfe, 0x07}}, {"shl", {0xd0, 0x27}}, {"bts", {0x0f, 0xab, 0x07}}, {"setcc", {0x3c, 0x00, 0x0f, 0x95, 0x07, 0xd0, 0x27}},
+      {"movd", {0x66, 0x0f, 0x7e, 0x07}}, {"stosb", {0xaa}}, {"stosd", {0xab}},
+      {"pop", {0x50, 0x66, 0x8f, 0x07, 0x48, 0x83, 0xc4, 0x06}},
+      {"push", {0x48, 0x89, 0xe5, 0x48, 0x8d, 0x67, 0x02, 0x66, 0x50, 0x48, 0x89, 0xec}},  // mov rbp,rsp; lea rsp,[rdi+2]; push ax; mov rsp,rbp
+  };
+  for (const auto& store : kStores) {
+    for (const bool prefilled : {false, true}) {
+      guest.put(target, mov32(cpu::kRbx, 1) + kRet);
+      Bytes code = mov(cpu::kRdx, target);
+      if (prefilled) code = code + Bytes{0x88, 0x82, 0x00, 0x08, 0x00, 0x00};
+      code = code + kCallRdx + mov(cpu::kRdi, immediate) + mov32(cpu::kRax, 2) + Bytes{0x66, 0x0f, 0x6e, 0xc0} + store.code + kCallRdx + kHlt;
+      guest.gpr(cpu::kRsp) = G::kStack;
+      ASSERT_EQ(run(code), ExitReason::kHalted) << store.name;
+      ASSERT_EQ(guest.vector(), -1) << store.name;
+      EXPECT_NE(guest.gpr(cpu::kRbx), 1u) << store.name << prefilled;
+    }
+  }
 }
 
 TEST(Runtime, InvalidationUnlinksAndIsCounted) {
@@ -444,7 +514,8 @@ TEST_P(RuntimeTest, AnInterruptFromAnotherThreadEndsALoop) {
 
 TEST_P(RuntimeTest, MemoryMappedDevicesSeeSizesAndTime) {
   guest.device.answer = 0x8877665544332211;
-  const Bytes code = mov(cpu::kRdi, G::kMmio) + Bytes{0x8a, 0x07, 0x66, 0x8b, 0x5f, 0x02, 0x8b, 0x4f, 0x04, 0x48, 0x8b, 0x57, 0x08} +
+  const Bytes code = mov(cpu::kRdi, G::kMmio) +
+                     Bytes{0x8a, 0x07, 0x66, 0x8b, 0x5f, 0x02, 0x8b, 0x4f, 0x04, 0x48, 0x8b, 0x57, 0x08} +
                      Bytes{0x88, 0x47, 0x10, 0x66, 0x89, 0x47, 0x12, 0x89, 0x47, 0x14, 0x48, 0x89, 0x57, 0x18} + kHlt;
   uint64_t time = 0;
   guest.device.on_write = [&] { time = guest.clock().now_ns(); };
@@ -462,8 +533,8 @@ TEST_P(RuntimeTest, MemoryMappedDevicesSeeSizesAndTime) {
 TEST(Runtime, TwoMachinesRunAtTheSameTime) {
   const auto work = [](RuntimeGuest& guest, uint32_t count) {
     // Sums count, count-1, ... 1 into RBX through memory.
-    guest.put(G::kCode, mov(cpu::kRdi, G::kData) + mov32(cpu::kRcx, count) + Bytes{0x48, 0x01, 0x0f} /* add [rdi],rcx */ + kDecEcx +
-                            jump_not_zero(-7) + kHlt);
+    guest.put(G::kCode, mov(cpu::kRdi, G::kData) + mov32(cpu::kRcx, count) +
+                            Bytes{0x48, 0x01, 0x0f} /* add [rdi],rcx */ + kDecEcx + jump_not_zero(-7) + kHlt);
     for (int i = 0; i < 3; ++i) {
       guest.put64(G::kData, 0);
       ASSERT_EQ(guest.run(G::kCode, int64_t{1} << 60), ExitReason::kHalted);

@@ -26,7 +26,9 @@ void* tlb_lookup(Context& context, uint64_t linear, unsigned size_bytes, Access 
   return reinterpret_cast<void*>(linear + tlb.addend[index]);
 }
 
-void note_store(Context& context, uint64_t physical, unsigned size_bytes) { context.runtime->invalidate(physical, size_bytes); }
+void note_store(Context& context, uint64_t physical, unsigned size_bytes) {
+  context.runtime->invalidate(physical, size_bytes);
+}
 
 void call_with_vectors_saved(Context& context, void (*function)(void*), void* argument) {
   if (context.vectors_saved) {  // nested: already in the context, and the live registers are ours

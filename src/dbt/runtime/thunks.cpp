@@ -28,7 +28,7 @@ constexpr uint8_t kPinned[] = {cpu::kRax, cpu::kRcx, cpu::kRdx, cpu::kRbx, cpu::
 // Pinned registers and arithmetic flags to the context; clobbers RAX.
 void save_registers(Emitter& e, int pushed) {
   for (const uint8_t gpr : kPinned) e.store64(slot(gpr, pushed), host_register(gpr));
-  e.u8(0x9f);                              // lahf
+  e.u8(0x9f);                                      // lahf
   e.op_reg({.map = 1, .opcode = 0x90}, 0, kHRax);  // seto al
   e.store32(field(offsetof(Context, arith_flags), pushed), kHRax);
 }
@@ -57,7 +57,6 @@ void call_function(Emitter& e, uint64_t function) {
   e.op_reg({.opcode = 0xff}, 2, kHRax);
 }
 
-
 // All registers from the context, r14 = state.rip, jump to the address in RDX.
 void emit_resume(Emitter& e) {
   e.mov64(kScratchB, kHRdx);
@@ -71,11 +70,15 @@ uint64_t emit_exit(Emitter& e) {
   e.mov_imm32(kHRax, 7);
   e.mov_imm32(kHRdx, 0);
   e.op_mem({.map = 1, .opcode = 0xae, .rex_w = true}, 4, context_field(kXsaveOffset));  // xsave64
-  e.u8(0xdb); e.u8(0xe3);  // fninit
+  e.u8(0xdb);
+  e.u8(0xe3);  // fninit
   e.store32_imm(context_field(offsetof(Context, scratch)), kDefaultMxcsr);
   e.op_mem({.map = 1, .opcode = 0xae}, 2, context_field(offsetof(Context, scratch)));  // ldmxcsr
   e.load64(kHRsp, context_field(offsetof(Context, host_stack)));
-  for (const uint8_t reg : {kHR15, kHR14, kHR13, kHR12}) { e.u8(0x41); e.u8(static_cast<uint8_t>(0x58 | (reg & 7))); }
+  for (const uint8_t reg : {kHR15, kHR14, kHR13, kHR12}) {
+    e.u8(0x41);
+    e.u8(static_cast<uint8_t>(0x58 | (reg & 7)));
+  }
   e.u8(0x5d);  // pop rbp
   e.u8(0x5b);  // pop rbx
   e.u8(0xc3);
@@ -86,7 +89,10 @@ uint64_t emit_enter(Emitter& e) {
   const uint64_t start = e.exec_position();
   e.u8(0x53);  // push rbx
   e.u8(0x55);  // push rbp
-  for (const uint8_t reg : {kHR12, kHR13, kHR14, kHR15}) { e.u8(0x41); e.u8(static_cast<uint8_t>(0x50 | (reg & 7))); }
+  for (const uint8_t reg : {kHR12, kHR13, kHR14, kHR15}) {
+    e.u8(0x41);
+    e.u8(static_cast<uint8_t>(0x50 | (reg & 7)));
+  }
   e.store64({.base = kHRdi, .displacement = offsetof(Context, host_stack)}, kHRsp);
   e.mov64(kHRsp, kHRdi);
   e.mov64(kHR9, kHRsi);
@@ -144,19 +150,29 @@ Thunks emit_thunks(Emitter& e, [[maybe_unused]] const Context& context) {
   e.align(16);
   thunks.dispatch = emit_jump_thunk(e, address(&entry_dispatch), [&] { e.mov64(kHRsi, kScratchA); });
   e.align(16);
-  thunks.branch = emit_jump_thunk(e, address(&entry_branch), [&] { e.mov64(kHRsi, kScratchA); e.mov32(kHRdx, kHRcx); });
+  thunks.branch = emit_jump_thunk(e, address(&entry_branch), [&] {
+    e.mov64(kHRsi, kScratchA);
+    e.mov32(kHRdx, kHRcx);
+  });
   e.align(16);
   thunks.link = emit_jump_thunk(e, address(&entry_link), [&] { e.mov64(kHRsi, kScratchB); });
   e.align(16);
-  thunks.budget = emit_jump_thunk(e, address(&entry_budget), [&] { e.mov64(kHRsi, kScratchA); e.mov32(kHRdx, kHRcx); });
+  thunks.budget = emit_jump_thunk(e, address(&entry_budget), [&] {
+    e.mov64(kHRsi, kScratchA);
+    e.mov32(kHRdx, kHRcx);
+  });
   e.align(16);
   thunks.native_fault = e.exec_position();  // the signal handler has saved the registers already
   e.mov64(kHRdi, kHRsp);
   call_function(e, address(&entry_native_fault));
   emit_resume(e);
   e.align(16);
-  thunks.memory = emit_call_thunk(e, address(&entry_memory),
-      [&] { e.mov64(kHRsi, kScratchA); e.mov32(kHRdx, kHRcx); },
+  thunks.memory = emit_call_thunk(
+      e, address(&entry_memory),
+      [&] {
+        e.mov64(kHRsi, kScratchA);
+        e.mov32(kHRdx, kHRcx);
+      },
       [&] {
         e.mov64(kHRcx, kHRax);
         e.mov64(kScratchB, kHRdx);
@@ -164,19 +180,26 @@ Thunks emit_thunks(Emitter& e, [[maybe_unused]] const Context& context) {
         if (injected(context, 68)) e.u8(0xf8);  // clc
       });
   e.align(16);
-  thunks.memory_after = emit_call_thunk(e, address(&entry_memory_after), [&] { e.mov32(kHRdx, kHRcx); },
+  thunks.memory_after = emit_call_thunk(
+      e, address(&entry_memory_after), [&] { e.mov32(kHRdx, kHRcx); },
       [&] {
         load_caller_saved(e, 8);
         if (injected(context, 69)) e.mov_imm32(kHR11, 0);
       });
   e.align(16);
-  thunks.system = emit_call_thunk(e, address(&entry_system), [&] { e.mov64(kHRsi, kScratchB); }, [&] {
+  thunks.system = emit_call_thunk(
+      e, address(&entry_system), [&] { e.mov64(kHRsi, kScratchB); },
+      [&] {
         load_registers(e, 8);
         if (injected(context, 70)) e.u8(0x9f), e.u8(0x9e);  // lahf, sahf: AH is gone
       });
   e.align(16);
-  thunks.segment = emit_call_thunk(e, address(&entry_segment),
-      [&] { e.mov64(kHRsi, kScratchA); e.mov32(kHRdx, kHRcx); },
+  thunks.segment = emit_call_thunk(
+      e, address(&entry_segment),
+      [&] {
+        e.mov64(kHRsi, kScratchA);
+        e.mov32(kHRdx, kHRcx);
+      },
       [&] {
         e.mov64(kScratchA, kHRdx);
         load_caller_saved(e, 8);

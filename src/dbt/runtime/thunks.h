@@ -21,28 +21,33 @@ constexpr uint8_t host_register(uint8_t gpr) {
   switch (gpr) {
     case cpu::kRcx: return kGuestRcx;
     case cpu::kRsp: return kGuestRsp;
-    case cpu::kR12: case cpu::kR13: case cpu::kR14: case cpu::kR15: return kHNone;
+    case cpu::kR12:
+    case cpu::kR13:
+    case cpu::kR14:
+    case cpu::kR15: return kHNone;
     default: return gpr;
   }
 }
 
 // [rsp + offset]: a field of the Context.
 constexpr HostMem context_field(size_t offset) { return {.base = kHRsp, .displacement = static_cast<int32_t>(offset)}; }
-constexpr HostMem gpr_slot(unsigned gpr) { return context_field(offsetof(Context, state) + offsetof(cpu::CpuState, gpr) + 8 * gpr); }
+constexpr HostMem gpr_slot(unsigned gpr) {
+  return context_field(offsetof(Context, state) + offsetof(cpu::CpuState, gpr) + 8 * gpr);
+}
 
 // Executable addresses of the thunks.
 struct Thunks {
   void (*enter)(Context* context, uint64_t target) = nullptr;  // from C++: runs until exit
-  uint64_t exit = 0;        // resume target: back to the C++ caller of enter
-  uint64_t dispatch = 0;    // jmp: dispatches at r14
-  uint64_t branch = 0;      // jmp: as dispatch, after an indirect branch; ecx: kBranch* in entry_points.h
-  uint64_t link = 0;        // jmp: r15 = Link*
-  uint64_t memory = 0;      // call: r14 linear, ecx info; returns rcx = 0 try again, else access [r14 + r15]
+  uint64_t exit = 0;                                           // resume target: back to the C++ caller of enter
+  uint64_t dispatch = 0;                                       // jmp: dispatches at r14
+  uint64_t branch = 0;        // jmp: as dispatch, after an indirect branch; ecx: kBranch* in entry_points.h
+  uint64_t link = 0;          // jmp: r15 = Link*
+  uint64_t memory = 0;        // call: r14 linear, ecx info; returns rcx = 0 try again, else access [r14 + r15]
   uint64_t memory_after = 0;  // call
-  uint64_t system = 0;      // call: r15 = InsnRecord*
-  uint64_t segment = 0;     // call: r14 offset, ecx info; returns r14 linear
-  uint64_t raise = 0;       // call: ecx = vector | error code present << 8 | error code << 16
-  uint64_t budget = 0;      // jmp: the instruction budget does not cover the block at r14 (IP); ecx = count to give back
+  uint64_t system = 0;        // call: r15 = InsnRecord*
+  uint64_t segment = 0;       // call: r14 offset, ecx info; returns r14 linear
+  uint64_t raise = 0;         // call: ecx = vector | error code present << 8 | error code << 16
+  uint64_t budget = 0;  // jmp: the instruction budget does not cover the block at r14 (IP); ecx = count to give back
   uint64_t native_fault = 0;  // resume target of the signal handler: state complete but for vectors
 };
 

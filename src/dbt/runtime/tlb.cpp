@@ -24,11 +24,14 @@ bool region_bit(const uint64_t* bitmap, uint64_t region) {
 }  // namespace
 
 void Runtime::log_fill(FillLog& log, uint32_t entry) {
-  if (log.count < kFillLogCapacity) log.entries[log.count++] = entry;
-  else log.overflow = true;
+  if (log.count < kFillLogCapacity)
+    log.entries[log.count++] = entry;
+  else
+    log.overflow = true;
 }
 
-void Runtime::fill_data_tlb(uint64_t linear, const Translation& translation, std::byte* host, MmuIndex mmu, bool for_write) {
+void Runtime::fill_data_tlb(uint64_t linear, const Translation& translation, std::byte* host, MmuIndex mmu,
+                            bool for_write) {
   Context& c = context_;
   const uint32_t index = tlb_index(linear);
   if ((index & ~options_.tlb_index_mask) != 0) {  // tests shrink the TLB: use other entries once only
@@ -48,8 +51,10 @@ void Runtime::fill_data_tlb(uint64_t linear, const Translation& translation, std
   tlb.write_tag[index] = writable ? uint64_t{0} - page : invalid_tag(index);
   tlb.addend[index] = reinterpret_cast<uint64_t>(host_page) - page;
   if (translation.page_size > 4096) {
-    if (translation.page_size > (uint64_t{4} << 20)) set_region_bit(large_1g_, linear >> 30);
-    else set_region_bit(large_2m_, linear >> 22);
+    if (translation.page_size > (uint64_t{4} << 20))
+      set_region_bit(large_1g_, linear >> 30);
+    else
+      set_region_bit(large_2m_, linear >> 22);
   }
   log_fill(data_log_[translation.global || injected(c, 60)], static_cast<uint32_t>(mmu) << 16 | index);
 }
@@ -130,7 +135,8 @@ void Runtime::flush_tlb(const FlushRequest& request) {
       const uint32_t index = tlb_index(linear);
       const uint64_t tag = uint64_t{0} - (linear & kPageBits);
       for (uint32_t mmu = 0; mmu < kMmuModes; ++mmu)
-        if (context_.data_tlb[mmu].read_tag[index] == tag && !injected(context_, 57)) clear_data_entry(mmu << 16 | index);
+        if (context_.data_tlb[mmu].read_tag[index] == tag && !injected(context_, 57))
+          clear_data_entry(mmu << 16 | index);
       if (context_.code_tlb.tag[index] == tag || context_.code_tlb.tag[index] == tag - 1) {
         clear_code_entry(index);
         flush_jumps(0);
@@ -151,7 +157,8 @@ void Runtime::revoke_write(std::byte* host_page) {
     for (uint32_t i = 0; i < log.count; ++i) {
       const uint32_t entry = log.entries[i], index = entry & 0xffff;
       DataTlb& tlb = context_.data_tlb[entry >> 16];
-      if (tlb.addend[index] - tlb.write_tag[index] == reinterpret_cast<uint64_t>(host_page)) tlb.write_tag[index] = invalid_tag(index);
+      if (tlb.addend[index] - tlb.write_tag[index] == reinterpret_cast<uint64_t>(host_page))
+        tlb.write_tag[index] = invalid_tag(index);
     }
   }
 }
@@ -171,8 +178,10 @@ Fallible<uint64_t> Runtime::fetch_address(uint64_t linear) {
   c.code_tlb.tag[index] = tag;
   c.code_tlb.page[index] = uint64_t{0} - (translation->physical & kPageBits);
   if (translation->page_size > 4096) {
-    if (translation->page_size > (uint64_t{4} << 20)) set_region_bit(large_1g_, linear >> 30);
-    else set_region_bit(large_2m_, linear >> 22);
+    if (translation->page_size > (uint64_t{4} << 20))
+      set_region_bit(large_1g_, linear >> 30);
+    else
+      set_region_bit(large_2m_, linear >> 22);
   }
   code_global_[index] = translation->global;
   log_fill(code_log_[translation->global], index);

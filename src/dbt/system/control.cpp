@@ -11,13 +11,16 @@ namespace {
 namespace c0 = cpu::cr0;
 namespace c4 = cpu::cr4;
 
-constexpr uint64_t kCr0Writable = c0::kPe | c0::kMp | c0::kEm | c0::kTs | c0::kNe | c0::kWp | c0::kAm | c0::kNw | c0::kCd | c0::kPg;
+constexpr uint64_t kCr0Writable =
+    c0::kPe | c0::kMp | c0::kEm | c0::kTs | c0::kNe | c0::kWp | c0::kAm | c0::kNw | c0::kCd | c0::kPg;
 constexpr uint64_t kCr3NoFlush = uint64_t{1} << 63;
 constexpr uint64_t kDr6Fixed = 0xffff0ff0, kDr6Writable = 0xe00f;
 constexpr uint64_t kDr7Fixed = 0x400, kDr7Writable = 0xffff2bff;
 constexpr uint64_t kDr7GeneralDetect = 1 << 13;
 
-uint64_t physical_reserved(const Context& context) { return ~uint64_t{0} << context.cpu_model->physical_address_bits(); }
+uint64_t physical_reserved(const Context& context) {
+  return ~uint64_t{0} << context.cpu_model->physical_address_bits();
+}
 
 // The four PDPTEs are loaded, and checked, with CR3 and when PAE paging is turned on. [SDM-3A 4.4.1]
 Fallible<void> check_pdptes(Context& context, uint64_t cr3) {
@@ -30,7 +33,9 @@ Fallible<void> check_pdptes(Context& context, uint64_t cr3) {
   return {};
 }
 
-bool pae_paging(uint64_t cr0, uint64_t cr4, uint64_t efer) { return (cr0 & c0::kPg) && (cr4 & c4::kPae) && !(efer & cpu::efer::kLma); }
+bool pae_paging(uint64_t cr0, uint64_t cr4, uint64_t efer) {
+  return (cr0 & c0::kPg) && (cr4 & c4::kPae) && !(efer & cpu::efer::kLma);
+}
 
 void flush_all(Context& context) { flush_tlb(context, {.kind = FlushRequest::Kind::kAll}); }
 

@@ -42,7 +42,8 @@ class ControlTest : public ::testing::Test {
     state.gpr[cpu::kRax] = leaf;
     state.gpr[cpu::kRcx] = subleaf;
     EXPECT_RUNS(machine.run({0x0f, 0xa2}));
-    return {uint32_t(state.gpr[cpu::kRax]), uint32_t(state.gpr[cpu::kRbx]), uint32_t(state.gpr[cpu::kRcx]), uint32_t(state.gpr[cpu::kRdx])};
+    return {uint32_t(state.gpr[cpu::kRax]), uint32_t(state.gpr[cpu::kRbx]), uint32_t(state.gpr[cpu::kRcx]),
+            uint32_t(state.gpr[cpu::kRdx])};
   }
 };
 
@@ -194,12 +195,25 @@ TEST_F(ControlTest, MsrRoundTripsAndReservedBits) {
   };
   const uint64_t noncanonical = uint64_t{1} << 47;
   const Case cases[] = {
-      {0xc0000081, 0x0023001000000000, 0}, {0xc0000082, 0xffffffff81000000, noncanonical}, {0xc0000083, 0x1000, noncanonical},
-      {0xc0000084, 0x47700, uint64_t{1} << 32}, {0xc0000100, 0x7fff12345678, noncanonical}, {0xc0000101, 0xffff888000000000, noncanonical},
-      {0xc0000102, 0x1234, noncanonical}, {0x174, 0x10, 0}, {0x175, 0xfffffe0000001000, noncanonical}, {0x176, 0xffffffff81001000, noncanonical},
-      {0x277, 0x0007040600070406, 0x0207040600070406}, {0x2ff, 0xc06, 0x1000}, {0x2ff, 0, 2}, {0x200, 0x80000006, 0x80000002},
-      {0x201, 0xff80000800, 0xff80000001}, {0x250, 0x0606060606060606, 0x0206060606060606}, {0x26f, 0x0505050505050505, 0xff},
-      {0x3b, 0x1000, 0}, {0x17a, 0, 0x100},
+      {0xc0000081, 0x0023001000000000, 0},
+      {0xc0000082, 0xffffffff81000000, noncanonical},
+      {0xc0000083, 0x1000, noncanonical},
+      {0xc0000084, 0x47700, uint64_t{1} << 32},
+      {0xc0000100, 0x7fff12345678, noncanonical},
+      {0xc0000101, 0xffff888000000000, noncanonical},
+      {0xc0000102, 0x1234, noncanonical},
+      {0x174, 0x10, 0},
+      {0x175, 0xfffffe0000001000, noncanonical},
+      {0x176, 0xffffffff81001000, noncanonical},
+      {0x277, 0x0007040600070406, 0x0207040600070406},
+      {0x2ff, 0xc06, 0x1000},
+      {0x2ff, 0, 2},
+      {0x200, 0x80000006, 0x80000002},
+      {0x201, 0xff80000800, 0xff80000001},
+      {0x250, 0x0606060606060606, 0x0206060606060606},
+      {0x26f, 0x0505050505050505, 0xff},
+      {0x3b, 0x1000, 0},
+      {0x17a, 0, 0x100},
   };
   for (const Case& c : cases) {
     SCOPED_TRACE(c.index);

@@ -48,7 +48,10 @@ Fallible<void> set_descriptor_type_bits(Context& context, Descriptor& descriptor
 }
 
 Segment to_segment(const Descriptor& descriptor, uint16_t selector) {
-  return Segment{.base = descriptor.base32(), .limit = descriptor.limit(), .selector = selector, .attributes = descriptor.attributes()};
+  return Segment{.base = descriptor.base32(),
+                 .limit = descriptor.limit(),
+                 .selector = selector,
+                 .attributes = descriptor.attributes()};
 }
 
 Segment flat_code_segment(uint16_t selector, unsigned dpl, bool long_mode) {
@@ -58,7 +61,8 @@ Segment flat_code_segment(uint16_t selector, unsigned dpl, bool long_mode) {
 }
 
 Segment flat_data_segment(uint16_t selector, unsigned dpl) {
-  return Segment{.base = 0, .limit = 0xffffffff, .selector = selector, .attributes = static_cast<uint16_t>(0xc093 | (dpl << 5))};
+  return Segment{
+      .base = 0, .limit = 0xffffffff, .selector = selector, .attributes = static_cast<uint16_t>(0xc093 | (dpl << 5))};
 }
 
 Segment null_stack_segment(uint16_t selector) {
@@ -95,7 +99,8 @@ bool within_limit(const Segment& segment, uint64_t offset, unsigned size_bytes) 
   uint64_t last = offset + size_bytes - 1;
   bool expand_down = !segment.is_code() && !segment.is_system() && (segment.attributes & 4);
   // An access at the end of 4 GiB wraps around within a segment that covers them all.
-  if (!expand_down) return last >= offset && (last <= segment.limit || (segment.limit == 0xffffffff && offset <= segment.limit));
+  if (!expand_down)
+    return last >= offset && (last <= segment.limit || (segment.limit == 0xffffffff && offset <= segment.limit));
   uint64_t top = segment.default_big() ? 0xffffffff : 0xffff;
   return offset > segment.limit && last <= top && last >= offset;
 }
@@ -121,7 +126,8 @@ Fallible<uint64_t> StackCursor::address(uint64_t offset, unsigned size_bytes, Ac
   }
   if (context.state.protected_mode() && !context.state.virtual8086()) {
     if (!segment.usable()) return raise(kStackFault, fault_code);
-    if (access == Access::kWrite && (segment.is_code() || !(segment.attributes & 2))) return raise(kStackFault, fault_code);
+    if (access == Access::kWrite && (segment.is_code() || !(segment.attributes & 2)))
+      return raise(kStackFault, fault_code);
   }
   if (!within_limit(segment, offset, size_bytes)) return raise(kStackFault, fault_code);
   return (segment.base + offset) & 0xffffffff;

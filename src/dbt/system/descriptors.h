@@ -10,9 +10,9 @@ namespace rhea::dbt {
 
 // ---- descriptors (descriptors.cpp) ----
 struct Descriptor {
-  uint64_t low = 0;    // the first eight bytes as they stand in the table
-  uint64_t high = 0;   // the second eight of a 16-byte one
-  uint64_t linear = 0; // where it came from
+  uint64_t low = 0;     // the first eight bytes as they stand in the table
+  uint64_t high = 0;    // the second eight of a 16-byte one
+  uint64_t linear = 0;  // where it came from
   uint16_t selector = 0;
 
   uint16_t attributes() const { return static_cast<uint16_t>(low >> 40) & 0xf0ff; }
@@ -24,7 +24,7 @@ struct Descriptor {
   bool default_big() const { return (low >> 54) & 1; }
   bool is_code() const { return !is_system() && (type() & 8); }
   bool is_data() const { return !is_system() && !(type() & 8); }
-  bool conforming() const { return type() & 4; }      // of code
+  bool conforming() const { return type() & 4; }  // of code
   bool readable() const { return is_data() || (type() & 2); }
   bool writable_data() const { return is_data() && (type() & 2); }
   uint64_t base32() const { return ((low >> 16) & 0xffffff) | ((low >> 32) & 0xff000000); }
@@ -38,16 +38,28 @@ struct Descriptor {
   uint32_t gate_offset32() const { return static_cast<uint32_t>((low & 0xffff) | ((low >> 32) & 0xffff0000)); }
   uint64_t gate_offset64() const { return gate_offset32() | (high << 32); }
 };
-enum SystemType : uint8_t { kTss16Available = 1, kLdt = 2, kTss16Busy = 3, kCallGate16 = 4, kTaskGate = 5, kInterruptGate16 = 6,
-                            kTrapGate16 = 7, kTss32Available = 9, kTss32Busy = 11, kCallGate32 = 12, kInterruptGate32 = 14,
-                            kTrapGate32 = 15 };
+enum SystemType : uint8_t {
+  kTss16Available = 1,
+  kLdt = 2,
+  kTss16Busy = 3,
+  kCallGate16 = 4,
+  kTaskGate = 5,
+  kInterruptGate16 = 6,
+  kTrapGate16 = 7,
+  kTss32Available = 9,
+  kTss32Busy = 11,
+  kCallGate32 = 12,
+  kInterruptGate32 = 14,
+  kTrapGate32 = 15
+};
 
 inline bool is_null(uint16_t selector) { return (selector & 0xfffc) == 0; }
 // Error code that names a selector: its index and table, and the EXT bit given.
 inline uint32_t selector_error(uint16_t selector, uint32_t ext = 0) { return (selector & 0xfffcu) | ext; }
 
 // Reads the eight bytes that a non-null selector names. Out of the table: `vector`(selector + ext).
-Fallible<Descriptor> read_descriptor(Context& context, uint16_t selector, uint8_t vector = kGeneralProtection, uint32_t ext = 0);
+Fallible<Descriptor> read_descriptor(Context& context, uint16_t selector, uint8_t vector = kGeneralProtection,
+                                     uint32_t ext = 0);
 // Reads the second half of a 16-byte system descriptor (long mode).
 Fallible<void> read_descriptor_high(Context& context, Descriptor& descriptor);
 // Sets type bits in a descriptor in memory (accessed, busy) unless they are set.
@@ -79,8 +91,8 @@ struct StackCursor {
   uint64_t sp = 0;
   uint64_t mask = ~uint64_t{0};  // of the stack pointer's size
   MmuIndex mmu = MmuIndex::kSupervisor;
-  bool long_mode = false;        // 64-bit stack: canonical check only
-  uint32_t fault_code = 0;       // error code of the #SS that a bad stack raises
+  bool long_mode = false;   // 64-bit stack: canonical check only
+  uint32_t fault_code = 0;  // error code of the #SS that a bad stack raises
 
   static StackCursor current(Context& context);
   // The present SS as code of the given kind uses it.

@@ -16,7 +16,7 @@ struct Event {
   uint8_t vector = 0;
   bool has_error_code = false;
   uint32_t error_code = 0;
-  bool software = false;   // INT n, INT3, INTO: gate DPL is checked, EXT stays clear
+  bool software = false;  // INT n, INT3, INTO: gate DPL is checked, EXT stays clear
   uint64_t return_rip = 0;
   uint64_t pushed_flags = 0;
 
@@ -39,7 +39,8 @@ uint64_t handler_flags(const Context& context, bool interrupt_gate) {
 void commit(Context& context, const Entry& entry) {
   context.set_rflags(handler_flags(context, entry.interrupt_gate));
   if (entry.leave_v86) {
-    for (unsigned segment : {cpu::kEs, cpu::kDs, cpu::kFs, cpu::kGs}) context.state.segment[segment] = Segment{.limit = 0};
+    for (unsigned segment : {cpu::kEs, cpu::kDs, cpu::kFs, cpu::kGs})
+      context.state.segment[segment] = Segment{.limit = 0};
   }
   context.state.segment[cpu::kSs] = entry.stack;
   context.state.gpr[cpu::kRsp] = entry.rsp;
@@ -124,8 +125,12 @@ Fallible<Next> deliver_long(Context& context, const Event& event, const Descript
     rsp = GUEST_TRY(stack_from_tss(context, new_cpl, event.ext())).sp;
   }
   if (!is_canonical(rsp)) return raise(kStackFault, event.ext());
-  StackCursor stack{.context = context, .segment = entry.stack, .sp = rsp & ~uint64_t{15}, .mmu = frame_mmu(new_cpl),
-                    .long_mode = true, .fault_code = event.ext()};
+  StackCursor stack{.context = context,
+                    .segment = entry.stack,
+                    .sp = rsp & ~uint64_t{15},
+                    .mmu = frame_mmu(new_cpl),
+                    .long_mode = true,
+                    .fault_code = event.ext()};
   entry.code = handler_segment(code, gate.gate_selector(), new_cpl);
   entry.rip = gate.gate_offset64();
   GUEST_TRY(check_rip(context, entry.code, entry.rip, event.ext()));
@@ -203,10 +208,8 @@ bool is_fault(uint8_t vector) {
     case kBreakpoint:
     case kOverflow:
     case kDoubleFault:
-    case kMachineCheck:
-      return false;
-    default:
-      return true;
+    case kMachineCheck: return false;
+    default: return true;
   }
 }
 
@@ -218,14 +221,10 @@ FaultClass fault_class(uint8_t vector) {
     case kInvalidTss:
     case kSegmentNotPresent:
     case kStackFault:
-    case kGeneralProtection:
-      return FaultClass::kContributory;
-    case kPageFault:
-      return FaultClass::kPageFault;
-    case kDoubleFault:
-      return FaultClass::kDoubleFault;
-    default:
-      return FaultClass::kBenign;
+    case kGeneralProtection: return FaultClass::kContributory;
+    case kPageFault: return FaultClass::kPageFault;
+    case kDoubleFault: return FaultClass::kDoubleFault;
+    default: return FaultClass::kBenign;
   }
 }
 
@@ -277,7 +276,8 @@ Next deliver_exception(Context& context, const Exception& exception) {
     context.state.dr[6] |= exception.dr6_bits;
     context.state.dr[7] &= ~uint64_t{1 << 13};  // GD
   }
-  Event event{.vector = exception.vector, .has_error_code = exception.has_error_code, .error_code = exception.error_code};
+  Event event{
+      .vector = exception.vector, .has_error_code = exception.has_error_code, .error_code = exception.error_code};
   event.return_rip = context.state.rip;
   event.pushed_flags = context.rflags() | (is_fault(exception.vector) ? rf::kRf : 0);
   return deliver_with_faults(context, event, fault_class(exception.vector));

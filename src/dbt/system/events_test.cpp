@@ -18,8 +18,12 @@ class EventsTest : public ::testing::Test {
   cpu::CpuState& state = machine.state;
   Context& context = machine.context;
 
-  uint64_t stack(unsigned slot, unsigned width) { return machine.read((state.gpr[cpu::kRsp] + slot * width) & 0xffffffff, width); }
-  Exception fault(uint8_t vector, uint32_t code) { return {.vector = vector, .has_error_code = true, .error_code = code}; }
+  uint64_t stack(unsigned slot, unsigned width) {
+    return machine.read((state.gpr[cpu::kRsp] + slot * width) & 0xffffffff, width);
+  }
+  Exception fault(uint8_t vector, uint32_t code) {
+    return {.vector = vector, .has_error_code = true, .error_code = code};
+  }
   void long_gates(unsigned ist = 0) {
     for (unsigned vector = 0; vector < 256; ++vector)
       machine.set_gate64(vector, FakeMachine::code64(0), 0xffffffff81000000 + vector * 16, kInterrupt, ist);
@@ -56,7 +60,8 @@ TEST_F(EventsTest, ProtectedModeSamePrivilege) {
   machine.set_gate32(14, FakeMachine::code32(0), 0x1000, kTrap);
   context.set_rflags(rf::kFixed1 | rf::kIf | rf::kNt | rf::kZf);
   uint64_t rsp = state.gpr[cpu::kRsp];
-  EXPECT_EQ(deliver_exception(context, {.vector = 14, .has_error_code = true, .error_code = 2, .address = 0xdeadb000}), Next::kDispatch);
+  EXPECT_EQ(deliver_exception(context, {.vector = 14, .has_error_code = true, .error_code = 2, .address = 0xdeadb000}),
+            Next::kDispatch);
   EXPECT_EQ(state.cr2, 0xdeadb000u);
   EXPECT_EQ(state.rip, 0x1000u);
   EXPECT_EQ(state.gpr[cpu::kRsp], rsp - 16);
@@ -102,11 +107,13 @@ TEST_F(EventsTest, LongModeFrames) {
   long_gates();
   state.gpr[cpu::kRsp] = 0x6007;
   context.set_rflags(rf::kFixed1 | rf::kIf | rf::kAc);
-  EXPECT_EQ(deliver_exception(context, {.vector = 14, .has_error_code = true, .error_code = 7, .address = 0x1234}), Next::kDispatch);
+  EXPECT_EQ(deliver_exception(context, {.vector = 14, .has_error_code = true, .error_code = 7, .address = 0x1234}),
+            Next::kDispatch);
   EXPECT_EQ(state.rip, 0xffffffff810000e0u);
   EXPECT_EQ(state.gpr[cpu::kRsp], FakeMachine::kStack[0] - 48);
-  const uint64_t expected[] = {7, FakeMachine::kCode, FakeMachine::code64(3), rf::kFixed1 | rf::kIf | rf::kAc | rf::kRf, 0x6007,
-                               FakeMachine::data(3)};
+  const uint64_t expected[] = {
+      7,      FakeMachine::kCode,  FakeMachine::code64(3), rf::kFixed1 | rf::kIf | rf::kAc | rf::kRf,
+      0x6007, FakeMachine::data(3)};
   for (unsigned i = 0; i < 6; ++i) EXPECT_EQ(stack(i, 8), expected[i]) << i;
   EXPECT_EQ(state.segment[cpu::kSs].selector, 0);
   EXPECT_EQ(state.cpl(), 0u);
@@ -148,21 +155,27 @@ constexpr uint32_t kIdtCode = 0x80 * 8 + 2;
 TEST_F(EventsTest, GateChecksLongMode) {
   const GateCase cases[] = {
       {"IDT limit", [](FakeMachine& m) { m.state.idtr.limit = 0x80 * 16 + 14; }, kGeneralProtection, kIdtCode},
-      {"gate DPL", [](FakeMachine& m) { m.set_gate64(0x80, FakeMachine::code64(0), 0x100, kInterrupt); }, kGeneralProtection, kIdtCode},
-      {"not present", [](FakeMachine& m) { m.set_gate64(0x80, FakeMachine::code64(0), 0x100, 0x6e); }, kSegmentNotPresent, kIdtCode},
-      {"gate type", [](FakeMachine& m) { m.set_gate64(0x80, FakeMachine::code64(0), 0x100, 0xe6); }, kGeneralProtection, kIdtCode},
+      {"gate DPL", [](FakeMachine& m) { m.set_gate64(0x80, FakeMachine::code64(0), 0x100, kInterrupt); },
+       kGeneralProtection, kIdtCode},
+      {"not present", [](FakeMachine& m) { m.set_gate64(0x80, FakeMachine::code64(0), 0x100, 0x6e); },
+       kSegmentNotPresent, kIdtCode},
+      {"gate type", [](FakeMachine& m) { m.set_gate64(0x80, FakeMachine::code64(0), 0x100, 0xe6); }, kGeneralProtection,
+       kIdtCode},
       {"null selector", [](FakeMachine& m) { m.set_gate64(0x80, 3, 0x100, 0xee); }, kGeneralProtection, 0},
       {"selector limit", [](FakeMachine& m) { m.set_gate64(0x80, 0x1008, 0x100, 0xee); }, kGeneralProtection, 0x1008},
-      {"data segment", [](FakeMachine& m) { m.set_gate64(0x80, FakeMachine::data(0), 0x100, 0xee); }, kGeneralProtection,
-       FakeMachine::data(0)},
-      {"32-bit code", [](FakeMachine& m) { m.set_gate64(0x80, FakeMachine::code32(0), 0x100, 0xee); }, kGeneralProtection,
-       FakeMachine::code32(0)},
+      {"data segment", [](FakeMachine& m) { m.set_gate64(0x80, FakeMachine::data(0), 0x100, 0xee); },
+       kGeneralProtection, FakeMachine::data(0)},
+      {"32-bit code", [](FakeMachine& m) { m.set_gate64(0x80, FakeMachine::code32(0), 0x100, 0xee); },
+       kGeneralProtection, FakeMachine::code32(0)},
       {"code not present",
-       [](FakeMachine& m) { m.set_gdt(FakeMachine::code64(0), FakeMachine::descriptor(0, 0xfffff, 0x1b, 0xa)); }, kSegmentNotPresent,
-       FakeMachine::code64(0)},
-      {"offset", [](FakeMachine& m) { m.set_gate64(0x80, FakeMachine::code64(0), uint64_t{1} << 47, 0xee); }, kGeneralProtection, 0},
-      {"RSP0 not canonical", [](FakeMachine& m) { m.write(FakeMachine::kTss + 4, uint64_t{1} << 47, 8); }, kStackFault, 0},
-      {"TSS limit", [](FakeMachine& m) { m.state.segment[cpu::kTr].limit = 10; }, kInvalidTss, FakeMachine::kTssSelector},
+       [](FakeMachine& m) { m.set_gdt(FakeMachine::code64(0), FakeMachine::descriptor(0, 0xfffff, 0x1b, 0xa)); },
+       kSegmentNotPresent, FakeMachine::code64(0)},
+      {"offset", [](FakeMachine& m) { m.set_gate64(0x80, FakeMachine::code64(0), uint64_t{1} << 47, 0xee); },
+       kGeneralProtection, 0},
+      {"RSP0 not canonical", [](FakeMachine& m) { m.write(FakeMachine::kTss + 4, uint64_t{1} << 47, 8); }, kStackFault,
+       0},
+      {"TSS limit", [](FakeMachine& m) { m.state.segment[cpu::kTr].limit = 10; }, kInvalidTss,
+       FakeMachine::kTssSelector},
       {"stack page", [](FakeMachine& m) { m.write(FakeMachine::kTss + 4, 0x40000000, 8); }, kPageFault, 2},
   };
   for (const GateCase& c : cases) {
@@ -197,29 +210,44 @@ TEST_F(EventsTest, ConformingHandlerKeepsPrivilege) {
 // Table 6-5: which second fault makes a double fault.
 TEST_F(EventsTest, DoubleFaultMatrix) {
   const uint8_t contributory[] = {0, 10, 11, 12, 13};
-  auto is_contributory = [&](uint8_t vector) { return std::find(std::begin(contributory), std::end(contributory), vector) != std::end(contributory); };
+  auto is_contributory = [&](uint8_t vector) {
+    return std::find(std::begin(contributory), std::end(contributory), vector) != std::end(contributory);
+  };
   // The first event's gate is broken so that delivering it raises `second`.
   for (uint8_t first : {0, 1, 3, 5, 6, 10, 11, 12, 13, 14, 16, 17, 0x80})
     for (uint8_t second : {10, 11, 12, 13, 14}) {
       FakeMachine m;
       m.enter_long_mode(3);
-      for (unsigned vector = 0; vector < 256; ++vector) m.set_gate64(vector, FakeMachine::code64(0), 0x100 + vector * 16, kInterrupt, 1);
+      for (unsigned vector = 0; vector < 256; ++vector)
+        m.set_gate64(vector, FakeMachine::code64(0), 0x100 + vector * 16, kInterrupt, 1);
       switch (second) {
-        case 10: m.set_gate64(first, FakeMachine::code64(0), 0x100, kInterrupt, 7); m.state.segment[cpu::kTr].limit = 36 + 8; break;
+        case 10:
+          m.set_gate64(first, FakeMachine::code64(0), 0x100, kInterrupt, 7);
+          m.state.segment[cpu::kTr].limit = 36 + 8;
+          break;
         case 11: m.set_gate64(first, FakeMachine::code64(0), 0x100, 0x0e, 1); break;
-        case 12: m.set_gate64(first, FakeMachine::code64(0), 0x100, kInterrupt, 2); m.write(FakeMachine::kTss + 36 + 8, uint64_t{1} << 47, 8); break;
+        case 12:
+          m.set_gate64(first, FakeMachine::code64(0), 0x100, kInterrupt, 2);
+          m.write(FakeMachine::kTss + 36 + 8, uint64_t{1} << 47, 8);
+          break;
         case 13: m.set_gate64(first, 0, 0x100, kInterrupt, 1); break;
-        case 14: m.set_gate64(first, FakeMachine::code64(0), 0x100, kInterrupt, 2); m.write(FakeMachine::kTss + 36 + 8, 0x40000000, 8); break;
+        case 14:
+          m.set_gate64(first, FakeMachine::code64(0), 0x100, kInterrupt, 2);
+          m.write(FakeMachine::kTss + 36 + 8, 0x40000000, 8);
+          break;
       }
       if (first == second) continue;
       Next next = first == 0x80 ? deliver_interrupt(m.context, first) : deliver_exception(m.context, {.vector = first});
       ASSERT_EQ(next, Next::kDispatch);
-      bool double_fault = (is_contributory(first) && is_contributory(second)) || (first == 14 && (is_contributory(second) || second == 14));
+      bool double_fault = (is_contributory(first) && is_contributory(second)) ||
+                          (first == 14 && (is_contributory(second) || second == 14));
       unsigned vector = double_fault ? 8 : second;
       EXPECT_EQ(m.state.rip, 0x100u + vector * 16) << "first " << int(first) << " second " << int(second);
       EXPECT_EQ(m.read(m.state.gpr[cpu::kRsp] + 8, 8), FakeMachine::kCode);
-      if (double_fault) EXPECT_EQ(m.read(m.state.gpr[cpu::kRsp], 8), 0u);
-      else if (second == 11) EXPECT_EQ(m.read(m.state.gpr[cpu::kRsp], 8), first * 8u + 3) << "IDT and EXT";
+      if (double_fault)
+        EXPECT_EQ(m.read(m.state.gpr[cpu::kRsp], 8), 0u);
+      else if (second == 11)
+        EXPECT_EQ(m.read(m.state.gpr[cpu::kRsp], 8), first * 8u + 3) << "IDT and EXT";
     }
 }
 
@@ -240,7 +268,8 @@ TEST_F(EventsTest, PageFaultOnBadStackBecomesDoubleFaultOnIst) {
   long_gates();
   machine.set_gate64(8, FakeMachine::code64(0), 0x800, kInterrupt, 3);
   state.gpr[cpu::kRsp] = 0x50000000;
-  EXPECT_EQ(deliver_exception(context, {.vector = 14, .has_error_code = true, .error_code = 2, .address = 0x4ffffff8}), Next::kDispatch);
+  EXPECT_EQ(deliver_exception(context, {.vector = 14, .has_error_code = true, .error_code = 2, .address = 0x4ffffff8}),
+            Next::kDispatch);
   EXPECT_EQ(state.rip, 0x800u);
   EXPECT_EQ(state.cr2, 0x50000000u - 8) << "of the second fault";
   EXPECT_EQ(state.gpr[cpu::kRsp], FakeMachine::kIst[3] - 48);
@@ -275,7 +304,8 @@ TEST_F(EventsTest, Virtual8086) {
   // IRET into virtual-8086 mode.
   uint64_t rsp = state.gpr[cpu::kRsp] - 36;
   state.gpr[cpu::kRsp] = rsp;
-  const uint32_t frame[] = {0x100, 0x2000, uint32_t(rf::kFixed1 | rf::kVm | rf::kIf), 0xfff0, 0x3000, 0x11, 0x22, 0x33, 0x44};
+  const uint32_t frame[] = {0x100, 0x2000, uint32_t(rf::kFixed1 | rf::kVm | rf::kIf), 0xfff0, 0x3000, 0x11, 0x22,
+                            0x33,  0x44};
   for (unsigned i = 0; i < 9; ++i) machine.write(rsp + i * 4, frame[i], 4);
   EXPECT_NEXT(machine.run({0xcf}), Next::kDispatch);
   EXPECT_TRUE(state.virtual8086());
@@ -290,7 +320,8 @@ TEST_F(EventsTest, Virtual8086) {
   EXPECT_EQ(deliver_exception(context, fault(13, 0)), Next::kDispatch);
   EXPECT_FALSE(state.virtual8086());
   EXPECT_EQ(state.gpr[cpu::kRsp], FakeMachine::kStack[0] - 40);
-  const uint32_t pushed[] = {0, 0x100, 0x2000, uint32_t(rf::kFixed1 | rf::kVm | rf::kIf | rf::kRf), 0xfff0, 0x3000, 0x11, 0x22, 0x33, 0x44};
+  const uint32_t pushed[] = {
+      0, 0x100, 0x2000, uint32_t(rf::kFixed1 | rf::kVm | rf::kIf | rf::kRf), 0xfff0, 0x3000, 0x11, 0x22, 0x33, 0x44};
   for (unsigned i = 0; i < 10; ++i) EXPECT_EQ(stack(i, 4), pushed[i]) << i;
   EXPECT_FALSE(state.segment[cpu::kDs].usable());
   EXPECT_EQ(state.segment[cpu::kDs].selector, 0);
@@ -308,7 +339,7 @@ TEST_F(EventsTest, SoftwareInterruptFamily) {
   EXPECT_EQ(state.rip, 0x81000040u);
   machine.set_cpl(3);
   EXPECT_RAISES(machine.run({0xcc}), kGeneralProtection, 3 * 8 + 2);  // gate DPL 0
-  EXPECT_NEXT(machine.run({0xf1}), Next::kDispatch);  // INT1 does not check it
+  EXPECT_NEXT(machine.run({0xf1}), Next::kDispatch);                  // INT1 does not check it
   EXPECT_EQ(state.rip, 0x81000010u);
 }
 

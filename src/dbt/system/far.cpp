@@ -32,7 +32,8 @@ Fallible<FarPointer> far_pointer(Context& context, const Insn& insn) {
 Fallible<CodeTarget> direct_target(Context& context, Descriptor& code, uint64_t offset) {
   unsigned cpl = context.state.cpl();
   uint32_t error = selector_error(code.selector);
-  if (context.state.long_mode_active() && code.long_mode() && code.default_big()) return raise(kGeneralProtection, error);
+  if (context.state.long_mode_active() && code.long_mode() && code.default_big())
+    return raise(kGeneralProtection, error);
   if (code.conforming() ? code.dpl() > cpl : (code.selector & 3u) > cpl || code.dpl() != cpl)
     return raise(kGeneralProtection, error);
   if (!code.present()) return raise(kSegmentNotPresent, error);
@@ -46,9 +47,9 @@ Fallible<CodeTarget> direct_target(Context& context, Descriptor& code, uint64_t 
 struct GateTarget {
   Descriptor code;
   uint64_t offset = 0;
-  unsigned width = 4;           // bytes of each pushed item
+  unsigned width = 4;  // bytes of each pushed item
   unsigned parameter_count = 0;
-  bool inner = false;           // CALL to a more privileged level
+  bool inner = false;  // CALL to a more privileged level
 };
 
 Fallible<GateTarget> gate_target(Context& context, Descriptor& gate, bool call) {
@@ -158,14 +159,16 @@ Fallible<Next> transfer(Context& context, const Insn& insn, bool call) {
     // A CALL that leaves 64-bit code pushes by the rules of where it goes.
     StackCursor stack = StackCursor::current(context, context.state.code64() && (!call || descriptor.long_mode()));
     if (call)
-      GUEST_TRY(push_return(stack, context.state.segment[cpu::kCs].selector, next_rip(context, insn), insn.operand_size));
+      GUEST_TRY(
+          push_return(stack, context.state.segment[cpu::kCs].selector, next_rip(context, insn), insn.operand_size));
     commit_call(context, stack, target.segment, target.rip);
     return Next::kDispatch;
   }
   bool long_mode = context.state.long_mode_active();
   if (descriptor.is_system()) {
     unsigned type = descriptor.type();
-    if (type == kCallGate32 || (type == kCallGate16 && !long_mode)) return transfer_gate(context, insn, descriptor, call);
+    if (type == kCallGate32 || (type == kCallGate16 && !long_mode))
+      return transfer_gate(context, insn, descriptor, call);
     bool task = type == kTaskGate || type == kTss16Available || type == kTss32Available;
     if (task && !long_mode) return unsupported(context, "a far JMP or CALL to a task (hardware task switch)");
   }

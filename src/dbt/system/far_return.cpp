@@ -19,7 +19,8 @@ Fallible<Descriptor> return_code(Context& context, uint16_t selector) {
   uint32_t error = selector_error(selector);
   if (!code.is_code() || rpl < context.state.cpl()) return raise(kGeneralProtection, error);
   if (code.conforming() ? code.dpl() > rpl : code.dpl() != rpl) return raise(kGeneralProtection, error);
-  if (context.state.long_mode_active() && code.long_mode() && code.default_big()) return raise(kGeneralProtection, error);
+  if (context.state.long_mode_active() && code.long_mode() && code.default_big())
+    return raise(kGeneralProtection, error);
   if (!code.present()) return raise(kSegmentNotPresent, error);
   return code;
 }

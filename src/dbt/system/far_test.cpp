@@ -32,12 +32,12 @@ class FarTest : public ::testing::Test {
     }
   }
   Fallible<Next> jmp(uint16_t selector, uint32_t offset) {
-    return machine.run({0xea, uint8_t(offset), uint8_t(offset >> 8), uint8_t(offset >> 16), uint8_t(offset >> 24), uint8_t(selector),
-                        uint8_t(selector >> 8)});
+    return machine.run({0xea, uint8_t(offset), uint8_t(offset >> 8), uint8_t(offset >> 16), uint8_t(offset >> 24),
+                        uint8_t(selector), uint8_t(selector >> 8)});
   }
   Fallible<Next> call(uint16_t selector, uint32_t offset) {
-    return machine.run({0x9a, uint8_t(offset), uint8_t(offset >> 8), uint8_t(offset >> 16), uint8_t(offset >> 24), uint8_t(selector),
-                        uint8_t(selector >> 8)});
+    return machine.run({0x9a, uint8_t(offset), uint8_t(offset >> 8), uint8_t(offset >> 16), uint8_t(offset >> 24),
+                        uint8_t(selector), uint8_t(selector >> 8)});
   }
   void call_gate32(uint16_t selector, uint16_t target, uint32_t offset, unsigned access, unsigned parameters = 0) {
     machine.set_gdt(selector, (offset & 0xffff) | (uint64_t{target} << 16) | (uint64_t{parameters} << 32) |
@@ -104,7 +104,8 @@ TEST_F(FarTest, CallGateToInnerLevelCopiesParameters) {
   EXPECT_EQ(state.cpl(), 0u);
   EXPECT_EQ(state.rip, 0x5000u);
   EXPECT_EQ(state.gpr[cpu::kRsp], FakeMachine::kStack[0] - 24);
-  const uint64_t expected[] = {FakeMachine::kCode + 7, FakeMachine::code32(3), 0x11111111, 0x22222222, rsp, FakeMachine::data(3)};
+  const uint64_t expected[] = {FakeMachine::kCode + 7, FakeMachine::code32(3), 0x11111111, 0x22222222, rsp,
+                               FakeMachine::data(3)};
   for (unsigned i = 0; i < 6; ++i) EXPECT_EQ(slot(i, 4), expected[i]) << i;
   // And back, releasing the parameters on both stacks; ring-0 segments do not survive.
   state.segment[cpu::kEs] = {.base = 0, .limit = 0xffffffff, .selector = FakeMachine::data(0), .attributes = 0xc093};
@@ -126,14 +127,17 @@ TEST_F(FarTest, CallGateMatrix) {
             for (bool jump : {false, true}) {
               machine.enter_protected_mode(cpl);
               constexpr uint16_t kCodeSelector = kFree + 8;
-              machine.set_gdt(kCodeSelector, FakeMachine::descriptor(0, 0xfffff, (conforming ? 0x9e : 0x9a) | code_dpl << 5, 0xc));
+              machine.set_gdt(kCodeSelector,
+                              FakeMachine::descriptor(0, 0xfffff, (conforming ? 0x9e : 0x9a) | code_dpl << 5, 0xc));
               call_gate32(kFree, kCodeSelector, 0x5000, 0x8c | gate_dpl << 5);
               auto result = jump ? jmp(uint16_t(kFree | rpl), 0) : call(uint16_t(kFree | rpl), 0);
               int error = -1;
-              if (gate_dpl < std::max(cpl, rpl)) error = kFree;
-              else if (code_dpl > cpl || (jump && !conforming && code_dpl != cpl)) error = kCodeSelector;
-              SCOPED_TRACE(::testing::Message() << "cpl " << cpl << " rpl " << rpl << " gate " << gate_dpl << " code " << code_dpl
-                                                << " conforming " << conforming << " jump " << jump);
+              if (gate_dpl < std::max(cpl, rpl))
+                error = kFree;
+              else if (code_dpl > cpl || (jump && !conforming && code_dpl != cpl))
+                error = kCodeSelector;
+              SCOPED_TRACE(::testing::Message() << "cpl " << cpl << " rpl " << rpl << " gate " << gate_dpl << " code "
+                                                << code_dpl << " conforming " << conforming << " jump " << jump);
               ASSERT_EQ(result.has_value(), error < 0);
               if (error >= 0) {
                 EXPECT_EQ(result.error().vector, kGeneralProtection);
@@ -169,8 +173,10 @@ TEST_F(FarTest, CallGateChecks) {
 TEST_F(FarTest, LongModeCallGate) {
   machine.enter_compatibility_mode(3);
   uint64_t offset = 0xffffffff81234567;
-  machine.set_gdt(kFree, (offset & 0xffff) | (uint64_t{FakeMachine::code64(0)} << 16) | (uint64_t{0xec} << 40) |
-                             (uint64_t{(offset >> 16) & 0xffff} << 48), offset >> 32);
+  machine.set_gdt(kFree,
+                  (offset & 0xffff) | (uint64_t{FakeMachine::code64(0)} << 16) | (uint64_t{0xec} << 40) |
+                      (uint64_t{(offset >> 16) & 0xffff} << 48),
+                  offset >> 32);
   uint64_t rsp = state.gpr[cpu::kRsp];
   EXPECT_NEXT(call(kFree | 3, 0), Next::kDispatch);
   EXPECT_TRUE(state.code64());
@@ -191,7 +197,9 @@ TEST_F(FarTest, LongModeCallGate) {
 TEST_F(FarTest, IretLongMode) {
   machine.enter_long_mode(0);
   state.segment[cpu::kDs] = {.base = 0, .limit = 0xffffffff, .selector = FakeMachine::data(0), .attributes = 0xc093};
-  push_frame({0x401000, FakeMachine::code64(3), rf::kFixed1 | rf::kIf | rf::kIopl | rf::kAc | rf::kVm, 0x7ffff000, FakeMachine::data(3)}, 8);
+  push_frame({0x401000, FakeMachine::code64(3), rf::kFixed1 | rf::kIf | rf::kIopl | rf::kAc | rf::kVm, 0x7ffff000,
+              FakeMachine::data(3)},
+             8);
   EXPECT_NEXT(machine.run({0x48, 0xcf}), Next::kDispatch);
   EXPECT_EQ(state.cpl(), 3u);
   EXPECT_EQ(state.rip, 0x401000u);
@@ -255,12 +263,24 @@ TEST_F(FarTest, IretFaults) {
   const Case cases[] = {
       {"rip", {uint64_t{1} << 47, FakeMachine::code64(3), flags, 0x1000, FakeMachine::data(3)}, kGeneralProtection, 0},
       {"null cs", {0x1000, 3, flags, 0x1000, FakeMachine::data(3)}, kGeneralProtection, 0},
-      {"cs rpl", {0x1000, uint64_t(FakeMachine::code64(3) & ~3), flags, 0x1000, FakeMachine::data(3)}, kGeneralProtection, FakeMachine::code64(3) & 0xfffc},
-      {"data as cs", {0x1000, FakeMachine::data(3), flags, 0x1000, FakeMachine::data(3)}, kGeneralProtection, FakeMachine::data(3) & 0xfffc},
+      {"cs rpl",
+       {0x1000, uint64_t(FakeMachine::code64(3) & ~3), flags, 0x1000, FakeMachine::data(3)},
+       kGeneralProtection,
+       FakeMachine::code64(3) & 0xfffc},
+      {"data as cs",
+       {0x1000, FakeMachine::data(3), flags, 0x1000, FakeMachine::data(3)},
+       kGeneralProtection,
+       FakeMachine::data(3) & 0xfffc},
       {"null ss at 3", {0x1000, FakeMachine::code64(3), flags, 0x1000, 3}, kGeneralProtection, 0},
       {"null ss to 32-bit", {0x1000, FakeMachine::code32(0), flags, 0x1000, 0}, kGeneralProtection, 0},
-      {"ss rpl", {0x1000, FakeMachine::code64(3), flags, 0x1000, uint64_t(FakeMachine::data(3) & ~3)}, kGeneralProtection, FakeMachine::data(3) & 0xfffc},
-      {"ss code", {0x1000, FakeMachine::code64(3), flags, 0x1000, FakeMachine::code32(3)}, kGeneralProtection, FakeMachine::code32(3) & 0xfffc},
+      {"ss rpl",
+       {0x1000, FakeMachine::code64(3), flags, 0x1000, uint64_t(FakeMachine::data(3) & ~3)},
+       kGeneralProtection,
+       FakeMachine::data(3) & 0xfffc},
+      {"ss code",
+       {0x1000, FakeMachine::code64(3), flags, 0x1000, FakeMachine::code32(3)},
+       kGeneralProtection,
+       FakeMachine::code32(3) & 0xfffc},
   };
   for (const Case& c : cases) {
     SCOPED_TRACE(c.what);
@@ -284,10 +304,13 @@ TEST_F(FarTest, FlagPrivileges) {
         machine.enter_protected_mode(cpl);
         context.set_rflags(rf::kFixed1 | iopl << 12);
         uint64_t wanted = 0x3f7fd7 & ~(rf::kVm | rf::kNt);
-        if (iret) push_frame({0x1000, FakeMachine::code32(cpl), wanted}, 4);
-        else push_frame({wanted}, 4);
+        if (iret)
+          push_frame({0x1000, FakeMachine::code32(cpl), wanted}, 4);
+        else
+          push_frame({wanted}, 4);
         EXPECT_NEXT(iret ? machine.run({0xcf}) : machine.run({0x9d}), Next::kDispatch);
-        uint64_t expected = rf::kFixed1 | rf::kArithmetic | rf::kTf | rf::kDf | rf::kAc | rf::kId | (iret ? rf::kRf : 0);
+        uint64_t expected =
+            rf::kFixed1 | rf::kArithmetic | rf::kTf | rf::kDf | rf::kAc | rf::kId | (iret ? rf::kRf : 0);
         expected |= cpl == 0 ? rf::kIopl : iopl << 12;
         if (cpl <= iopl) expected |= rf::kIf;
         if (iret && cpl == 0) expected |= rf::kVif | rf::kVip;

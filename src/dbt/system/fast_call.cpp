@@ -69,7 +69,8 @@ RHEA_SYSTEM_FUNCTION(sysret) {
   } else {
     context.set_rflags(context.rflags() | rf::kIf);
   }
-  set_flat(context, static_cast<uint16_t>(selector + (to_code64 ? 16 : 0)), static_cast<uint16_t>(selector + 8), 3, to_code64);
+  set_flat(context, static_cast<uint16_t>(selector + (to_code64 ? 16 : 0)), static_cast<uint16_t>(selector + 8), 3,
+           to_code64);
   state.rip = target;
   return Next::kDispatch;
 }
@@ -97,8 +98,8 @@ RHEA_SYSTEM_FUNCTION(sysexit) {
   uint64_t rip = state.gpr[cpu::kRdx], rsp = state.gpr[cpu::kRcx];
   if (to_code64 && (!is_canonical(rip) || !is_canonical(rsp))) return gp0();
   auto base = static_cast<uint16_t>(selector & 0xfffc);
-  set_flat(context, static_cast<uint16_t>(base + (to_code64 ? 32 : 16)), static_cast<uint16_t>(base + (to_code64 ? 40 : 24)), 3,
-           to_code64);
+  set_flat(context, static_cast<uint16_t>(base + (to_code64 ? 32 : 16)),
+           static_cast<uint16_t>(base + (to_code64 ? 40 : 24)), 3, to_code64);
   state.rip = to_code64 ? rip : rip & 0xffffffff;
   state.gpr[cpu::kRsp] = to_code64 ? rsp : rsp & 0xffffffff;
   return Next::kDispatch;

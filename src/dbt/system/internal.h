@@ -13,11 +13,12 @@
 #include "isa/x86/rows.h"
 
 // The value of a Fallible expression, or returns its exception from the enclosing function.
-#define GUEST_TRY(expression)                                                        \
-  ({                                                                                 \
-    auto guest_try_result = (expression);                                            \
-    if (!guest_try_result) [[unlikely]] return std::unexpected(guest_try_result.error()); \
-    *std::move(guest_try_result);                                                    \
+#define GUEST_TRY(expression)                           \
+  ({                                                    \
+    auto guest_try_result = (expression);               \
+    if (!guest_try_result) [[unlikely]]                 \
+      return std::unexpected(guest_try_result.error()); \
+    *std::move(guest_try_result);                       \
   })
 
 namespace rhea::dbt {
@@ -105,12 +106,15 @@ inline uint64_t wrap_linear(const Context& context, uint64_t linear) {
 
 // ---- operands (operands.cpp) ----
 uint64_t effective_offset(const Context& context, const Insn& insn);
-Fallible<uint64_t> operand_address(Context& context, const Insn& insn, unsigned size_bytes, Access access, uint64_t offset = 0);
+Fallible<uint64_t> operand_address(Context& context, const Insn& insn, unsigned size_bytes, Access access,
+                                   uint64_t offset = 0);
 Fallible<uint64_t> read_memory_operand(Context& context, const Insn& insn, unsigned size_bytes, uint64_t offset = 0);
-Fallible<void> write_memory_operand(Context& context, const Insn& insn, uint64_t value, unsigned size_bytes, uint64_t offset = 0);
+Fallible<void> write_memory_operand(Context& context, const Insn& insn, uint64_t value, unsigned size_bytes,
+                                    uint64_t offset = 0);
 // A general register or memory operand of `size_bytes`.
 Fallible<uint64_t> read_operand(Context& context, const Insn& insn, const Operand& operand, unsigned size_bytes);
-Fallible<void> write_operand(Context& context, const Insn& insn, const Operand& operand, uint64_t value, unsigned size_bytes);
+Fallible<void> write_operand(Context& context, const Insn& insn, const Operand& operand, uint64_t value,
+                             unsigned size_bytes);
 // #AC(0) for a misaligned explicit access at CPL 3 where CR0.AM and EFLAGS.AC are set.
 Fallible<void> check_alignment(const Context& context, uint64_t linear, unsigned alignment);
 

@@ -23,7 +23,8 @@ TEST_F(LegacyTest, DecimalArithmeticAsTheHostDoes) {
   CompatNative native;
   if (!native.available()) GTEST_SKIP() << "no 32-bit code segment on this host";
   machine.enter_protected_mode(0);
-  const std::initializer_list<uint8_t> codes[] = {{0x27}, {0x2f}, {0x37}, {0x3f}, {0xd4, 10}, {0xd4, 7}, {0xd5, 10}, {0xd5, 0xfe}, {0xd6}};
+  const std::initializer_list<uint8_t> codes[] = {{0x27},    {0x2f},     {0x37},       {0x3f}, {0xd4, 10},
+                                                  {0xd4, 7}, {0xd5, 10}, {0xd5, 0xfe}, {0xd6}};
   for (const auto& code : codes)
     for (unsigned ax = 0; ax < 0x10000; ax += ax < 0x800 ? 1 : 0x31)
       for (unsigned carries = 0; carries < 4; ++carries) {
@@ -32,8 +33,10 @@ TEST_F(LegacyTest, DecimalArithmeticAsTheHostDoes) {
         state.gpr[cpu::kRax] = 0x12340000 | ax;
         context.set_rflags(flags);
         EXPECT_RUNS(machine.run(code));
-        ASSERT_EQ(state.gpr[cpu::kRax], expected.eax) << "opcode " << int(*code.begin()) << " ax " << ax << " flags " << flags;
-        ASSERT_EQ(context.rflags(), expected.flags) << "opcode " << int(*code.begin()) << " ax " << ax << " flags " << flags;
+        ASSERT_EQ(state.gpr[cpu::kRax], expected.eax)
+            << "opcode " << int(*code.begin()) << " ax " << ax << " flags " << flags;
+        ASSERT_EQ(context.rflags(), expected.flags)
+            << "opcode " << int(*code.begin()) << " ax " << ax << " flags " << flags;
       }
   auto divide = machine.run({0xd4, 0});
   ASSERT_FALSE(divide.has_value());

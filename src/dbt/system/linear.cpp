@@ -28,7 +28,8 @@ struct PhysicalSpan {
 
 PhysicalSpan locate(const Context& context, uint64_t physical, uint64_t size_bytes) {
   const io::Range* range = find_range(context, physical);
-  if (range == nullptr || range->kind == io::RangeKind::kMmio || range->end() - physical < size_bytes) return {range, nullptr};
+  if (range == nullptr || range->kind == io::RangeKind::kMmio || range->end() - physical < size_bytes)
+    return {range, nullptr};
   return {range, range->host + (physical - range->start)};
 }
 
@@ -77,7 +78,8 @@ void store_host(void* host, uint64_t value, unsigned size_bytes) {
     case 8: *static_cast<Loose64*>(host) = value; return;
     default: break;
   }
-  for (unsigned i = 0; i < size_bytes; ++i) static_cast<volatile uint8_t*>(host)[i] = static_cast<uint8_t>(value >> (8 * i));
+  for (unsigned i = 0; i < size_bytes; ++i)
+    static_cast<volatile uint8_t*>(host)[i] = static_cast<uint8_t>(value >> (8 * i));
 }
 
 void read_physical(Context& context, uint64_t physical, void* out, unsigned size_bytes) {
@@ -123,7 +125,8 @@ void write_physical(Context& context, uint64_t physical, const void* data, unsig
 }
 
 Fallible<uint64_t> read_linear(Context& context, uint64_t linear, unsigned size_bytes, MmuIndex mmu) {
-  if (const void* host = tlb_lookup(context, linear, size_bytes, Access::kRead, mmu)) return load_host(host, size_bytes);
+  if (const void* host = tlb_lookup(context, linear, size_bytes, Access::kRead, mmu))
+    return load_host(host, size_bytes);
   uint64_t value = 0;
   GUEST_TRY(read_linear_bytes(context, linear, &value, size_bytes, mmu));
   return value;
@@ -150,7 +153,8 @@ Fallible<void> read_linear_bytes(Context& context, uint64_t linear, void* out, u
   return {};
 }
 
-Fallible<void> write_linear_bytes(Context& context, uint64_t linear, const void* data, unsigned size_bytes, MmuIndex mmu) {
+Fallible<void> write_linear_bytes(Context& context, uint64_t linear, const void* data, unsigned size_bytes,
+                                  MmuIndex mmu) {
   unsigned first = first_part(linear, size_bytes);
   Translation low = GUEST_TRY(translate(context, linear, Access::kWrite, mmu));
   if (first == size_bytes) {

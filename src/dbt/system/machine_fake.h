@@ -33,7 +33,8 @@ class FakeMachine {
   void set_cpl(unsigned cpl);
 
   // ---- descriptors ----
-  static constexpr uint64_t kGdt = 0x1000, kIdt = 0x2000, kTss = 0x3000, kLdt = 0x6000, kPageTables = 0x10000, kCode = 0x20000;
+  static constexpr uint64_t kGdt = 0x1000, kIdt = 0x2000, kTss = 0x3000, kLdt = 0x6000, kPageTables = 0x10000,
+                            kCode = 0x20000;
   static constexpr uint64_t kStack[4] = {0x38000, 0x48000, 0x58000, 0x68000};  // top of the stack of each level
   static constexpr uint64_t kIst[8] = {0, 0x71000, 0x72000, 0x73000, 0x74000, 0x75000, 0x76000, 0x77000};
   // Selectors: for level n, code32 0x08+n*0x20, data +8, code64 +16, free +24; TSS 0x88.

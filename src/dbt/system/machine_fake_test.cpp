@@ -42,7 +42,8 @@ class SilentBus final : public cpu::LapicBus {
 FakeMachine& machine_of(Context& context) { return *reinterpret_cast<FakeMachine*>(context.runtime); }
 
 Context& new_context() {
-  void* memory = mmap(nullptr, sizeof(Context), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* memory =
+      mmap(nullptr, sizeof(Context), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   RHEA_CHECK(memory != MAP_FAILED);
   auto* context = static_cast<Context*>(memory);
   // The tables are as large as they are zero: construct only what comes before them.
@@ -84,7 +85,8 @@ FakeMachine::FakeMachine() : context(new_context()), state(context.state), parts
   RHEA_CHECK(model.has_value());
   parts_->model.emplace(std::move(*model));
   const memory::RamRegion& region = parts_->ram->regions()[0];
-  parts_->physical.map({.start = 0, .size_bytes = region.size_bytes, .kind = io::RangeKind::kRam, .host = region.host, .name = "ram"});
+  parts_->physical.map(
+      {.start = 0, .size_bytes = region.size_bytes, .kind = io::RangeKind::kRam, .host = region.host, .name = "ram"});
   parts_->physical.map({.start = kMmio, .size_bytes = kMmioBytes, .handler = &parts_->mmio_handler, .name = "mmio"}, 1);
   parts_->ports.map({.start = 0, .size_bytes = 65536, .handler = &parts_->port_handler, .name = "ports"});
   parts_->lapic.reset();
@@ -120,20 +122,24 @@ void FakeMachine::write(uint64_t physical, uint64_t value, unsigned size_bytes) 
 void FakeMachine::advance_clock(uint64_t ns) { parts_->clock.advance(ns); }
 
 uint64_t FakeMachine::descriptor(uint32_t base, uint32_t limit, unsigned access, unsigned flags) {
-  return (limit & 0xffff) | (uint64_t{base & 0xffffff} << 16) | (uint64_t{access} << 40) | (uint64_t{limit >> 16 & 0xf} << 48) |
-         (uint64_t{flags} << 52) | (uint64_t{base >> 24} << 56);
+  return (limit & 0xffff) | (uint64_t{base & 0xffffff} << 16) | (uint64_t{access} << 40) |
+         (uint64_t{limit >> 16 & 0xf} << 48) | (uint64_t{flags} << 52) | (uint64_t{base >> 24} << 56);
 }
 void FakeMachine::set_gdt(uint16_t selector, uint64_t low, uint64_t high) {
   write(kGdt + (selector & 0xfff8), low, 8);
   if (high) write(kGdt + (selector & 0xfff8) + 8, high, 8);
 }
 void FakeMachine::set_gate32(unsigned vector, uint16_t selector, uint32_t offset, unsigned type_and_dpl) {
-  write(kIdt + vector * 8, (offset & 0xffff) | (uint64_t{selector} << 16) | (uint64_t{type_and_dpl} << 40) |
-                               (uint64_t{offset >> 16} << 48), 8);
+  write(
+      kIdt + vector * 8,
+      (offset & 0xffff) | (uint64_t{selector} << 16) | (uint64_t{type_and_dpl} << 40) | (uint64_t{offset >> 16} << 48),
+      8);
 }
 void FakeMachine::set_gate64(unsigned vector, uint16_t selector, uint64_t offset, unsigned type_and_dpl, unsigned ist) {
-  write(kIdt + vector * 16, (offset & 0xffff) | (uint64_t{selector} << 16) | (uint64_t{ist} << 32) |
-                                (uint64_t{type_and_dpl} << 40) | (uint64_t{(offset >> 16) & 0xffff} << 48), 8);
+  write(kIdt + vector * 16,
+        (offset & 0xffff) | (uint64_t{selector} << 16) | (uint64_t{ist} << 32) | (uint64_t{type_and_dpl} << 40) |
+            (uint64_t{(offset >> 16) & 0xffff} << 48),
+        8);
   write(kIdt + vector * 16 + 8, offset >> 32, 8);
 }
 
@@ -173,16 +179,20 @@ void FakeMachine::enter_long_mode(unsigned cpl) {
 
 void FakeMachine::enter_compatibility_mode(unsigned cpl) {
   enter_long_mode(cpl);
-  state.segment[cpu::kCs] = {.base = 0, .limit = 0xffffffff, .selector = code32(cpl), .attributes = static_cast<uint16_t>(0xc09b | cpl << 5)};
+  state.segment[cpu::kCs] = {
+      .base = 0, .limit = 0xffffffff, .selector = code32(cpl), .attributes = static_cast<uint16_t>(0xc09b | cpl << 5)};
 }
 
 void FakeMachine::set_cpl(unsigned cpl) {
   bool wide = state.efer & cpu::efer::kLma;
   auto dpl = static_cast<uint16_t>(cpl << 5);
-  state.segment[cpu::kCs] = {.base = 0, .limit = 0xffffffff, .selector = wide ? code64(cpl) : code32(cpl),
+  state.segment[cpu::kCs] = {.base = 0,
+                             .limit = 0xffffffff,
+                             .selector = wide ? code64(cpl) : code32(cpl),
                              .attributes = static_cast<uint16_t>((wide ? 0xa09b : 0xc09b) | dpl)};
   for (unsigned segment : {cpu::kEs, cpu::kSs, cpu::kDs, cpu::kFs, cpu::kGs})
-    state.segment[segment] = {.base = 0, .limit = 0xffffffff, .selector = data(cpl), .attributes = static_cast<uint16_t>(0xc093 | dpl)};
+    state.segment[segment] = {
+        .base = 0, .limit = 0xffffffff, .selector = data(cpl), .attributes = static_cast<uint16_t>(0xc093 | dpl)};
   state.rip = kCode;
   state.gpr[cpu::kRsp] = kStack[cpl] - 0x800;
 }

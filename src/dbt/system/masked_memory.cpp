@@ -20,7 +20,9 @@ std::byte* lane(Context& context, unsigned reg, unsigned byte) {
   std::byte* image = context.state.xsave.data();
   return byte < 16 ? image + kXmmOffset + 16 * reg + byte : image + kYmmHighOffset + 16 * reg + (byte - 16);
 }
-uint64_t read_element(Context& context, unsigned reg, unsigned index, unsigned size) { return load_host(lane(context, reg, index * size), size); }
+uint64_t read_element(Context& context, unsigned reg, unsigned index, unsigned size) {
+  return load_host(lane(context, reg, index * size), size);
+}
 void write_element(Context& context, unsigned reg, unsigned index, unsigned size, uint64_t value) {
   store_host(lane(context, reg, index * size), value, size);
 }
@@ -49,22 +51,28 @@ uint64_t wrap_offset(uint64_t offset, unsigned address_size) { return offset & s
 
 uint64_t operand_offset(const Context& context, const Insn& insn) {
   uint64_t offset = static_cast<uint64_t>(insn.mem.displacement);
-  if (insn.mem.base == isa::x86::kRipBase) offset += next_rip(context, insn);
-  else if (insn.mem.base != isa::x86::kNoRegister) offset += context.state.gpr[insn.mem.base];
-  if (insn.mem.index != isa::x86::kNoRegister && !insn.mem.vsib) offset += context.state.gpr[insn.mem.index] * insn.mem.scale;
+  if (insn.mem.base == isa::x86::kRipBase)
+    offset += next_rip(context, insn);
+  else if (insn.mem.base != isa::x86::kNoRegister)
+    offset += context.state.gpr[insn.mem.base];
+  if (insn.mem.index != isa::x86::kNoRegister && !insn.mem.vsib)
+    offset += context.state.gpr[insn.mem.index] * insn.mem.scale;
   return offset;
 }
 
 Fallible<uint64_t> read_at(Context& context, const Insn& insn, uint64_t offset, unsigned size) {
-  const uint64_t linear = GUEST_TRY(linear_address(context, insn.mem.segment, wrap_offset(offset, insn.mem.address_size), size, Access::kRead));
+  const uint64_t linear = GUEST_TRY(
+      linear_address(context, insn.mem.segment, wrap_offset(offset, insn.mem.address_size), size, Access::kRead));
   return read_linear(context, linear, size, current_mmu(context));
 }
 
 // The addresses of all selected elements are checked before any page is.
-Fallible<void> check_addresses(Context& context, const Insn& insn, unsigned size, unsigned count, unsigned mask, uint64_t base, Access access) {
+Fallible<void> check_addresses(Context& context, const Insn& insn, unsigned size, unsigned count, unsigned mask,
+                               uint64_t base, Access access) {
   for (unsigned i = 0; i < count; ++i)
     if (mask_bit(context, mask, i, size))
-      GUEST_TRY(linear_address(context, insn.mem.segment, wrap_offset(base + i * size, insn.mem.address_size), size, access));
+      GUEST_TRY(
+          linear_address(context, insn.mem.segment, wrap_offset(base + i * size, insn.mem.address_size), size, access));
   return {};
 }
 
@@ -76,11 +84,13 @@ Fallible<void> masked_load(Context& context, const Insn& insn, unsigned size) {
   GUEST_TRY(check_addresses(context, insn, size, count, mask, base, Access::kRead));
   for (unsigned i = 0; i < count; ++i)
     if (mask_bit(context, mask, i, size)) values[i] = GUEST_TRY(read_at(context, insn, base + i * size, size));
-  for (unsigned i = 0; i < (injected(context, 74) ? count : 32 / size); ++i) write_element(context, destination, i, size, i < count ? values[i] : 0);
+  for (unsigned i = 0; i < (injected(context, 74) ? count : 32 / size); ++i)
+    write_element(context, destination, i, size, i < count ? values[i] : 0);
   return {};
 }
 
-Fallible<void> masked_store(Context& context, const Insn& insn, unsigned size, unsigned count, unsigned mask, unsigned source, uint64_t base) {
+Fallible<void> masked_store(Context& context, const Insn& insn, unsigned size, unsigned count, unsigned mask,
+                            unsigned source, uint64_t base) {
   const MmuIndex mmu = current_mmu(context);
   GUEST_TRY(check_addresses(context, insn, size, count, mask, base, Access::kWrite));
   for (const bool store : {false, true}) {  // nothing is written if anything faults
@@ -88,7 +98,8 @@ Fallible<void> masked_store(Context& context, const Insn& insn, unsigned size, u
       if (!mask_bit(context, mask, i, size) && (store || !injected(context, 75))) continue;
       const uint64_t offset = wrap_offset(base + i * size, insn.mem.address_size);
       const uint64_t linear = GUEST_TRY(linear_address(context, insn.mem.segment, offset, size, Access::kWrite));
-      const auto done = store ? write_linear(context, linear, read_element(context, source, i, size), size, mmu) : probe_write(context, linear, size, mmu);
+      const auto done = store ? write_linear(context, linear, read_element(context, source, i, size), size, mmu)
+                              : probe_write(context, linear, size, mmu);
       if (!done) return std::unexpected(done.error());
     }
   }
@@ -100,9 +111,12 @@ Fallible<void> masked_bytes(Context& context, const Insn& insn) {
   const bool mmx = insn.operands[0].kind == OperandKind::kMmx;
   const unsigned count = mmx ? 8 : 16;
   // An unmasked exception of an earlier x87 instruction comes first. [SDM-3A 12.5]
-  if (mmx && (load_host(context.state.xsave.data() + 2, 2) & 0x80) && (context.state.cr0 & cpu::cr0::kNe)) return raise(kX87Error);
-  std::byte* source = mmx ? context.state.xsave.data() + kX87Offset + 16 * insn.operands[0].reg : lane(context, insn.operands[0].reg, 0);
-  std::byte* mask = mmx ? context.state.xsave.data() + kX87Offset + 16 * insn.operands[1].reg : lane(context, insn.operands[1].reg, 0);
+  if (mmx && (load_host(context.state.xsave.data() + 2, 2) & 0x80) && (context.state.cr0 & cpu::cr0::kNe))
+    return raise(kX87Error);
+  std::byte* source = mmx ? context.state.xsave.data() + kX87Offset + 16 * insn.operands[0].reg
+                          : lane(context, insn.operands[0].reg, 0);
+  std::byte* mask = mmx ? context.state.xsave.data() + kX87Offset + 16 * insn.operands[1].reg
+                        : lane(context, insn.operands[1].reg, 0);
   const MmuIndex mmu = current_mmu(context);
   // The address is checked whatever the mask says; pages only where it selects a byte.
   const uint64_t first = wrap_offset(context.state.gpr[cpu::kRdi], insn.mem.address_size);
@@ -114,7 +128,8 @@ Fallible<void> masked_bytes(Context& context, const Insn& insn) {
       if (!(load_host(mask + i, 1) & 0x80)) continue;
       const uint64_t offset = wrap_offset(context.state.gpr[cpu::kRdi] + i, insn.mem.address_size);
       const uint64_t linear = GUEST_TRY(linear_address(context, insn.mem.segment, offset, 1, Access::kWrite));
-      const auto done = store ? write_linear(context, linear, load_host(source + i, 1), 1, mmu) : probe_write(context, linear, 1, mmu);
+      const auto done = store ? write_linear(context, linear, load_host(source + i, 1), 1, mmu)
+                              : probe_write(context, linear, 1, mmu);
       if (!done) return std::unexpected(done.error());
     }
   }
@@ -135,7 +150,9 @@ Fallible<Next> gather(Context& context, const Insn& insn, unsigned index_size, u
     write_element(context, mask, i, size, i < width / size && mask_bit(context, mask, i, size) ? all_ones : 0);
   for (unsigned i = 0; i < count; ++i) {
     if (!mask_bit(context, mask, i, size)) continue;
-    const auto displacement = static_cast<uint64_t>(sign_extend(read_element(context, index, i, index_size), injected(context, 76) ? 8 : index_size)) * insn.mem.scale;
+    const auto displacement = static_cast<uint64_t>(sign_extend(read_element(context, index, i, index_size),
+                                                                injected(context, 76) ? 8 : index_size)) *
+                              insn.mem.scale;
     const auto value = read_at(context, insn, base + displacement, size);
     if (!value && progress && (context.state.rflags & cpu::rflags::kTf)) return leave_repeat(context);
     if (!value) return std::unexpected(value.error());
@@ -154,12 +171,18 @@ Fallible<Next> gather(Context& context, const Insn& insn, unsigned index_size, u
 Fallible<void> run_whole(Context& context, const Insn& insn) {
   const unsigned last = insn.operands[2].reg, width = insn.operands[0].size_bytes;
   switch (insn.row) {
-    case RowId::MASKMOVQ_Pq_Nq: case RowId::MASKMOVDQU_Vdq_Udq: case RowId::VMASKMOVDQU_Vdq_Udq: return masked_bytes(context, insn);
-    case RowId::VMASKMOVPS_Vx_Hx_Mx: case RowId::VPMASKMOVD_Vx_Hx_Mx: return masked_load(context, insn, 4);
-    case RowId::VMASKMOVPD_Vx_Hx_Mx: case RowId::VPMASKMOVQ_Vx_Hx_Mx: return masked_load(context, insn, 8);
-    case RowId::VMASKMOVPS_Mx_Hx_Vx: case RowId::VPMASKMOVD_Mx_Hx_Vx:
+    case RowId::MASKMOVQ_Pq_Nq:
+    case RowId::MASKMOVDQU_Vdq_Udq:
+    case RowId::VMASKMOVDQU_Vdq_Udq: return masked_bytes(context, insn);
+    case RowId::VMASKMOVPS_Vx_Hx_Mx:
+    case RowId::VPMASKMOVD_Vx_Hx_Mx: return masked_load(context, insn, 4);
+    case RowId::VMASKMOVPD_Vx_Hx_Mx:
+    case RowId::VPMASKMOVQ_Vx_Hx_Mx: return masked_load(context, insn, 8);
+    case RowId::VMASKMOVPS_Mx_Hx_Vx:
+    case RowId::VPMASKMOVD_Mx_Hx_Vx:
       return masked_store(context, insn, 4, width / 4, insn.operands[1].reg, last, operand_offset(context, insn));
-    case RowId::VMASKMOVPD_Mx_Hx_Vx: case RowId::VPMASKMOVQ_Mx_Hx_Vx:
+    case RowId::VMASKMOVPD_Mx_Hx_Vx:
+    case RowId::VPMASKMOVQ_Mx_Hx_Vx:
       return masked_store(context, insn, 8, width / 8, insn.operands[1].reg, last, operand_offset(context, insn));
     default: return undefined();
   }
@@ -168,10 +191,14 @@ Fallible<void> run_whole(Context& context, const Insn& insn) {
 // kDispatch: left in the middle for a trap.
 Fallible<Next> run(Context& context, const Insn& insn) {
   switch (insn.row) {
-    case RowId::VPGATHERDD_Vx_Kd_Hx: case RowId::VGATHERDPS_Vx_Kd_Hx: return gather(context, insn, 4, 4);
-    case RowId::VPGATHERDQ_Vx_Kq_Hx: case RowId::VGATHERDPD_Vx_Kq_Hx: return gather(context, insn, 4, 8);
-    case RowId::VPGATHERQD_Vdq_Kd_Hdq: case RowId::VGATHERQPS_Vdq_Kd_Hdq: return gather(context, insn, 8, 4);
-    case RowId::VPGATHERQQ_Vx_Kq_Hx: case RowId::VGATHERQPD_Vx_Kq_Hx: return gather(context, insn, 8, 8);
+    case RowId::VPGATHERDD_Vx_Kd_Hx:
+    case RowId::VGATHERDPS_Vx_Kd_Hx: return gather(context, insn, 4, 4);
+    case RowId::VPGATHERDQ_Vx_Kq_Hx:
+    case RowId::VGATHERDPD_Vx_Kq_Hx: return gather(context, insn, 4, 8);
+    case RowId::VPGATHERQD_Vdq_Kd_Hdq:
+    case RowId::VGATHERQPS_Vdq_Kd_Hdq: return gather(context, insn, 8, 4);
+    case RowId::VPGATHERQQ_Vx_Kq_Hx:
+    case RowId::VGATHERQPD_Vx_Kq_Hx: return gather(context, insn, 8, 8);
     default: break;
   }
   GUEST_TRY(run_whole(context, insn));

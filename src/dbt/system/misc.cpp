@@ -81,7 +81,8 @@ uint32_t apic_id(Context& context) {
 
 Next unsupported(Context& context, const char* what) {
   with_vectors_saved(context, [&] {
-    fmt::print(stderr, "rhea: the guest used {}, which the dbt engine does not implement (RIP {:#x})\n", what, context.state.rip);
+    fmt::print(stderr, "rhea: the guest used {}, which the dbt engine does not implement (RIP {:#x})\n", what,
+               context.state.rip);
   });
   return Next::kShutdown;
 }

@@ -14,19 +14,63 @@ namespace {
 namespace fer = cpu::efer;
 
 enum Msr : uint32_t {
-  kP5McAddr = 0x0, kP5McType = 0x1, kTsc = 0x10, kPlatformId = 0x17, kApicBase = 0x1b, kEblCrPoweron = 0x2a, kTscAdjust = 0x3b,
-  kSpecCtrl = 0x48, kPredCmd = 0x49, kUcodeWrite = 0x79, kBiosSignId = 0x8b, kFsbFreq = 0xcd, kPlatformInfo = 0xce,
-  kMtrrCap = 0xfe, kArchCapabilities = 0x10a, kFlushCmd = 0x10b, kMiscFeatures = 0x140, kSysenterCs = 0x174, kSysenterEsp = 0x175,
-  kSysenterEip = 0x176, kMcgCap = 0x179, kMcgStatus = 0x17a, kPerfStatus = 0x198, kMiscEnable = 0x1a0, kDebugCtl = 0x1d9,
-  kMtrrPhysBase0 = 0x200, kMtrrPhysMaskLast = 0x20f, kMtrrFix64k = 0x250, kMtrrFix16k0 = 0x258, kMtrrFix16k1 = 0x259,
-  kMtrrFix4kFirst = 0x268, kMtrrFix4kLast = 0x26f, kPat = 0x277, kMtrrDefType = 0x2ff, kTscDeadline = 0x6e0, kX2apicFirst = 0x800,
-  kX2apicLast = 0x8ff, kXss = 0xda0, kEfer = 0xc0000080, kStar = 0xc0000081, kLstar = 0xc0000082, kCstar = 0xc0000083,
-  kSfmask = 0xc0000084, kFsBase = 0xc0000100, kGsBase = 0xc0000101, kKernelGsBase = 0xc0000102, kTscAux = 0xc0000103,
-  kAmdSyscfg = 0xc0010010, kAmdHwcr = 0xc0010015, kAmdNbCfg = 0xc001001f, kAmdIntPending = 0xc0010055, kAmdDeCfg = 0xc0011029,
+  kP5McAddr = 0x0,
+  kP5McType = 0x1,
+  kTsc = 0x10,
+  kPlatformId = 0x17,
+  kApicBase = 0x1b,
+  kEblCrPoweron = 0x2a,
+  kTscAdjust = 0x3b,
+  kSpecCtrl = 0x48,
+  kPredCmd = 0x49,
+  kUcodeWrite = 0x79,
+  kBiosSignId = 0x8b,
+  kFsbFreq = 0xcd,
+  kPlatformInfo = 0xce,
+  kMtrrCap = 0xfe,
+  kArchCapabilities = 0x10a,
+  kFlushCmd = 0x10b,
+  kMiscFeatures = 0x140,
+  kSysenterCs = 0x174,
+  kSysenterEsp = 0x175,
+  kSysenterEip = 0x176,
+  kMcgCap = 0x179,
+  kMcgStatus = 0x17a,
+  kPerfStatus = 0x198,
+  kMiscEnable = 0x1a0,
+  kDebugCtl = 0x1d9,
+  kMtrrPhysBase0 = 0x200,
+  kMtrrPhysMaskLast = 0x20f,
+  kMtrrFix64k = 0x250,
+  kMtrrFix16k0 = 0x258,
+  kMtrrFix16k1 = 0x259,
+  kMtrrFix4kFirst = 0x268,
+  kMtrrFix4kLast = 0x26f,
+  kPat = 0x277,
+  kMtrrDefType = 0x2ff,
+  kTscDeadline = 0x6e0,
+  kX2apicFirst = 0x800,
+  kX2apicLast = 0x8ff,
+  kXss = 0xda0,
+  kEfer = 0xc0000080,
+  kStar = 0xc0000081,
+  kLstar = 0xc0000082,
+  kCstar = 0xc0000083,
+  kSfmask = 0xc0000084,
+  kFsBase = 0xc0000100,
+  kGsBase = 0xc0000101,
+  kKernelGsBase = 0xc0000102,
+  kTscAux = 0xc0000103,
+  kAmdSyscfg = 0xc0010010,
+  kAmdHwcr = 0xc0010015,
+  kAmdNbCfg = 0xc001001f,
+  kAmdIntPending = 0xc0010055,
+  kAmdDeCfg = 0xc0011029,
 };
 
 // CPUID bits that decide whether a register exists.
-bool cpuid_bit(const Context& context, uint32_t leaf, uint32_t cpu::CpuidResult::*reg, unsigned bit, uint32_t subleaf = 0) {
+bool cpuid_bit(const Context& context, uint32_t leaf, uint32_t cpu::CpuidResult::* reg, unsigned bit,
+               uint32_t subleaf = 0) {
   return (static_cpuid(context, leaf, subleaf).*reg >> bit) & 1;
 }
 constexpr auto kEax = &cpu::CpuidResult::eax;
@@ -38,8 +82,12 @@ bool has_spec_ctrl(const Context& context) {
   return cpuid_bit(context, 7, kEdx, 26) || cpuid_bit(context, 7, kEdx, 27) || cpuid_bit(context, 7, kEdx, 31) ||
          cpuid_bit(context, 0x80000008, kEbx, 14);
 }
-bool has_ibpb(const Context& context) { return cpuid_bit(context, 7, kEdx, 26) || cpuid_bit(context, 0x80000008, kEbx, 12); }
-bool has_tsc_aux(const Context& context) { return cpuid_bit(context, 0x80000001, kEdx, 27) || cpuid_bit(context, 7, kEcx, 22); }
+bool has_ibpb(const Context& context) {
+  return cpuid_bit(context, 7, kEdx, 26) || cpuid_bit(context, 0x80000008, kEbx, 12);
+}
+bool has_tsc_aux(const Context& context) {
+  return cpuid_bit(context, 0x80000001, kEdx, 27) || cpuid_bit(context, 7, kEcx, 22);
+}
 
 uint64_t supported_xss(const Context& context) {
   cpu::CpuidResult result = static_cpuid(context, 0xd, 1);
@@ -117,7 +165,9 @@ uint64_t platform_info(Context& context) {
 
 std::optional<uint64_t> read_amd(uint32_t index) {
   switch (index) {
-    case kAmdSyscfg: case kAmdNbCfg: case kAmdIntPending: return 0;
+    case kAmdSyscfg:
+    case kAmdNbCfg:
+    case kAmdIntPending: return 0;
     case kAmdHwcr: return 1 << 24;  // the TSC counts at the P0 frequency
     case kAmdDeCfg: return 1 << 1;  // LFENCE serialises
     default: return std::nullopt;
@@ -128,7 +178,12 @@ std::optional<uint64_t> read_amd(uint32_t index) {
 std::optional<uint64_t> read_feature_msr(Context& context, uint32_t index) {
   const cpu::CpuState& state = context.state;
   switch (index) {
-    case kP5McAddr: case kP5McType: case kPlatformId: case kEblCrPoweron: case kMiscFeatures: case kDebugCtl: return 0;
+    case kP5McAddr:
+    case kP5McType:
+    case kPlatformId:
+    case kEblCrPoweron:
+    case kMiscFeatures:
+    case kDebugCtl: return 0;
     case kFsbFreq: return 3;
     case kPlatformInfo: return platform_info(context);
     case kPerfStatus: return 0;
@@ -139,9 +194,15 @@ std::optional<uint64_t> read_feature_msr(Context& context, uint32_t index) {
     case kArchCapabilities:
       if (!cpuid_bit(context, 7, kEdx, 29)) return std::nullopt;
       return context.cpu_model->arch_capabilities();
-    case kSpecCtrl: if (!has_spec_ctrl(context)) return std::nullopt; return state.spec_ctrl;
-    case kTscAux: if (!has_tsc_aux(context)) return std::nullopt; return state.tsc_aux;
-    case kXss: if (!cpuid_bit(context, 0xd, kEax, 3, 1)) return std::nullopt; return state.xss;
+    case kSpecCtrl:
+      if (!has_spec_ctrl(context)) return std::nullopt;
+      return state.spec_ctrl;
+    case kTscAux:
+      if (!has_tsc_aux(context)) return std::nullopt;
+      return state.tsc_aux;
+    case kXss:
+      if (!cpuid_bit(context, 0xd, kEax, 3, 1)) return std::nullopt;
+      return state.xss;
     default: return context.cpu_model->intel() ? std::nullopt : read_amd(index);
   }
 }
@@ -213,9 +274,12 @@ bool write_spec_ctrl(Context& context, uint64_t value) {
 bool write_feature_msr(Context& context, uint32_t index, uint64_t value) {
   cpu::CpuState& state = context.state;
   switch (index) {
-    case kP5McAddr: case kP5McType: case kMiscFeatures: return value == 0;
+    case kP5McAddr:
+    case kP5McType:
+    case kMiscFeatures: return value == 0;
     case kDebugCtl: return (value & ~uint64_t{3}) == 0;  // LBR and BTF are asked for by debuggers, and not offered
-    case kBiosSignId: case kUcodeWrite: return true;
+    case kBiosSignId:
+    case kUcodeWrite: return true;
     case kEblCrPoweron: return value == 0;
     case kMcgStatus: return set_masked(state.mcg_status, value, 7);
     case kSpecCtrl: return write_spec_ctrl(context, value);

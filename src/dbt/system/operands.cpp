@@ -27,7 +27,8 @@ Fallible<void> check_alignment(const Context& context, uint64_t linear, unsigned
   return {};
 }
 
-Fallible<uint64_t> operand_address(Context& context, const Insn& insn, unsigned size_bytes, Access access, uint64_t offset) {
+Fallible<uint64_t> operand_address(Context& context, const Insn& insn, unsigned size_bytes, Access access,
+                                   uint64_t offset) {
   uint64_t effective = (effective_offset(context, insn) + offset) & size_mask(insn.mem.address_size);
   return linear_address(context, insn.mem.segment, effective, size_bytes, access);
 }
@@ -38,7 +39,8 @@ Fallible<uint64_t> read_memory_operand(Context& context, const Insn& insn, unsig
   return read_linear(context, linear, size_bytes, current_mmu(context));
 }
 
-Fallible<void> write_memory_operand(Context& context, const Insn& insn, uint64_t value, unsigned size_bytes, uint64_t offset) {
+Fallible<void> write_memory_operand(Context& context, const Insn& insn, uint64_t value, unsigned size_bytes,
+                                    uint64_t offset) {
   uint64_t linear = GUEST_TRY(operand_address(context, insn, size_bytes, Access::kWrite, offset));
   GUEST_TRY(check_alignment(context, linear, size_bytes));
   return write_linear(context, linear, value, size_bytes, current_mmu(context));
@@ -49,7 +51,8 @@ Fallible<uint64_t> read_operand(Context& context, const Insn& insn, const Operan
   return read_register(context, operand.reg, size_bytes);
 }
 
-Fallible<void> write_operand(Context& context, const Insn& insn, const Operand& operand, uint64_t value, unsigned size_bytes) {
+Fallible<void> write_operand(Context& context, const Insn& insn, const Operand& operand, uint64_t value,
+                             unsigned size_bytes) {
   if (operand.kind == OperandKind::kMemory) return write_memory_operand(context, insn, value, size_bytes);
   write_register(context, operand.reg, size_bytes, value);
   return {};

@@ -10,8 +10,8 @@ namespace rhea::dbt {
 
 namespace {
 
-constexpr uint64_t kPtePresent = 1, kPteWrite = 2, kPteUser = 4, kPteAccessed = 0x20, kPteDirty = 0x40, kPteLarge = 0x80,
-                   kPteGlobal = 0x100, kPteNoExecute = uint64_t{1} << 63;
+constexpr uint64_t kPtePresent = 1, kPteWrite = 2, kPteUser = 4, kPteAccessed = 0x20, kPteDirty = 0x40,
+                   kPteLarge = 0x80, kPteGlobal = 0x100, kPteNoExecute = uint64_t{1} << 63;
 constexpr uint64_t kFrameMask = 0x000ffffffffff000;
 constexpr uint32_t kErrorPresent = 1, kErrorWrite = 2, kErrorUser = 4, kErrorReserved = 8, kErrorFetch = 16;
 
@@ -27,9 +27,9 @@ struct Step {
 
 struct Walk {
   Step step[4];
-  unsigned depth = 0;          // steps taken that have A (and, the last one, D) bits
+  unsigned depth = 0;  // steps taken that have A (and, the last one, D) bits
   unsigned entry_bytes = 8;
-  uint64_t page_base = 0;      // physical
+  uint64_t page_base = 0;  // physical
   uint64_t page_size = 4096;
   bool user = true, writable = true, no_execute = false, global = false;
 };
@@ -77,7 +77,8 @@ WalkStatus walk_wide(const Context& context, uint64_t linear, Walk& walk) {
   if (!context.state.long_mode_active()) {
     reserved |= 0x7ff0000000000000;
     Step pointer;
-    if (!tables.read((context.state.cr3 & 0xffffffe0) + ((linear >> 30) & 3) * 8, 8, pointer) || !(pointer.value & kPtePresent))
+    if (!tables.read((context.state.cr3 & 0xffffffe0) + ((linear >> 30) & 3) * 8, 8, pointer) ||
+        !(pointer.value & kPtePresent))
       return WalkStatus::kNotPresent;
     table = pointer.value & address_mask;
     level = 2;
@@ -137,7 +138,8 @@ WalkStatus walk_narrow(const Context& context, uint64_t linear, Walk& walk) {
     return WalkStatus::kMapped;
   }
   Step& entry = walk.step[1];
-  if (!tables.read((directory.value & 0xfffff000) + ((linear >> 12) & 0x3ff) * 4, 4, entry) || !(entry.value & kPtePresent))
+  if (!tables.read((directory.value & 0xfffff000) + ((linear >> 12) & 0x3ff) * 4, 4, entry) ||
+      !(entry.value & kPtePresent))
     return WalkStatus::kNotPresent;
   walk.depth = 2;
   walk.user &= (entry.value & kPteUser) != 0;
@@ -151,14 +153,17 @@ WalkStatus walk_tables(const Context& context, uint64_t linear, Walk& walk) {
   return context.state.cr4 & cpu::cr4::kPae ? walk_wide(context, linear, walk) : walk_narrow(context, linear, walk);
 }
 
-std::unexpected<Exception> page_fault(const Context& context, uint64_t linear, Access access, MmuIndex mmu, uint32_t code) {
+std::unexpected<Exception> page_fault(const Context& context, uint64_t linear, Access access, MmuIndex mmu,
+                                      uint32_t code) {
   const cpu::CpuState& state = context.state;
   if (access == Access::kWrite) code |= kErrorWrite;
   if (mmu == MmuIndex::kUser) code |= kErrorUser;
   // The I/D bit is reported only where fetches can be refused. [SDM-3A 4.7]
-  bool reports_fetch = ((state.cr4 & cpu::cr4::kPae) && (state.efer & cpu::efer::kNxe)) || (state.cr4 & cpu::cr4::kSmep);
+  bool reports_fetch =
+      ((state.cr4 & cpu::cr4::kPae) && (state.efer & cpu::efer::kNxe)) || (state.cr4 & cpu::cr4::kSmep);
   if (access == Access::kExecute && reports_fetch) code |= kErrorFetch;
-  return std::unexpected(Exception{.vector = kPageFault, .has_error_code = true, .error_code = code, .address = linear});
+  return std::unexpected(
+      Exception{.vector = kPageFault, .has_error_code = true, .error_code = code, .address = linear});
 }
 
 bool write_allowed(const Context& context, const Walk& walk, MmuIndex mmu) {
@@ -188,12 +193,12 @@ bool set_accessed_dirty(Context& context, Walk& walk, bool dirty) {
     bool stored;
     if (walk.entry_bytes == 4) {
       uint32_t expected = static_cast<uint32_t>(step.value);
-      stored = __atomic_compare_exchange_n(reinterpret_cast<uint32_t*>(step.host), &expected, static_cast<uint32_t>(wanted), false,
-                                           __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
+      stored = __atomic_compare_exchange_n(reinterpret_cast<uint32_t*>(step.host), &expected,
+                                           static_cast<uint32_t>(wanted), false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
     } else {
       uint64_t expected = step.value;
-      stored = __atomic_compare_exchange_n(reinterpret_cast<uint64_t*>(step.host), &expected, wanted, false, __ATOMIC_SEQ_CST,
-                                           __ATOMIC_RELAXED);
+      stored = __atomic_compare_exchange_n(reinterpret_cast<uint64_t*>(step.host), &expected, wanted, false,
+                                           __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
     }
     if (!stored) return false;
     step.value = wanted;
@@ -210,7 +215,8 @@ Fallible<Translation> translate(Context& context, uint64_t linear, Access access
     Walk walk;
     WalkStatus status = walk_tables(context, linear, walk);
     if (status == WalkStatus::kNotPresent) return page_fault(context, linear, access, mmu, 0);
-    if (status == WalkStatus::kReserved) return page_fault(context, linear, access, mmu, kErrorPresent | kErrorReserved);
+    if (status == WalkStatus::kReserved)
+      return page_fault(context, linear, access, mmu, kErrorPresent | kErrorReserved);
     if (!access_allowed(context, walk, access, mmu)) return page_fault(context, linear, access, mmu, kErrorPresent);
     if (!set_accessed_dirty(context, walk, access == Access::kWrite)) continue;
     const Step& leaf = walk.step[walk.depth - 1];

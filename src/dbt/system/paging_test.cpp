@@ -16,7 +16,7 @@ enum class Paging { kNarrow4k, kNarrow4m, kPae4k, kPae2m, kLong4k, kLong2m, kLon
 
 struct Shape {
   Paging paging;
-  unsigned levels;       // entries with A bits
+  unsigned levels;  // entries with A bits
   unsigned entry_bytes;
   uint64_t page_size;
 };
@@ -52,7 +52,8 @@ class PagingTest : public ::testing::Test {
 
   // One flags word per step; the last maps kTarget (or 0 for 1 GiB).
   void build(const Shape& shape, const std::vector<uint64_t>& flags) {
-    if (!is_narrow(shape) && !is_long(shape)) machine.write(kTables + ((linear >> 30) & 3) * 8, (kTables + 0x1000) | kP, 8);
+    if (!is_narrow(shape) && !is_long(shape))
+      machine.write(kTables + ((linear >> 30) & 3) * 8, (kTables + 0x1000) | kP, 8);
     for (unsigned step = 0; step < shape.levels; ++step) {
       bool leaf = step + 1 == shape.levels;
       uint64_t next = kTables + 0x1000 * (step + 1) + (!is_narrow(shape) && !is_long(shape) ? 0x1000 : 0);
@@ -61,7 +62,9 @@ class PagingTest : public ::testing::Test {
       machine.write(entry_address(shape, step), value, shape.entry_bytes);
     }
   }
-  uint64_t entry(const Shape& shape, unsigned step) { return machine.read(entry_address(shape, step), shape.entry_bytes); }
+  uint64_t entry(const Shape& shape, unsigned step) {
+    return machine.read(entry_address(shape, step), shape.entry_bytes);
+  }
   uint64_t expected_physical(const Shape& shape) const {
     return (shape.page_size == 1 << 30 ? 0 : kTarget) + (linear & (shape.page_size - 1));
   }
@@ -104,8 +107,8 @@ TEST_F(PagingTest, PermissionMatrix) {
             bool wp = bits & 1, smep = bits & 2, smap = bits & 4, nxe = bits & 8;
             if (nx_step && !nxe) continue;  // reserved then: another test
             machine.state.cr0 = (machine.state.cr0 & ~cpu::cr0::kWp) | (wp ? cpu::cr0::kWp : 0);
-            machine.state.cr4 = (machine.state.cr4 & ~(cpu::cr4::kSmep | cpu::cr4::kSmap)) | (smep ? cpu::cr4::kSmep : 0) |
-                                (smap ? cpu::cr4::kSmap : 0);
+            machine.state.cr4 = (machine.state.cr4 & ~(cpu::cr4::kSmep | cpu::cr4::kSmap)) |
+                                (smep ? cpu::cr4::kSmep : 0) | (smap ? cpu::cr4::kSmap : 0);
             machine.state.efer = (machine.state.efer & ~cpu::efer::kNxe) | (nxe ? cpu::efer::kNxe : 0);
             std::vector<uint64_t> flags;
             for (unsigned step = 0; step < shape.levels; ++step)
@@ -115,12 +118,13 @@ TEST_F(PagingTest, PermissionMatrix) {
               for (Access access : {Access::kRead, Access::kWrite, Access::kExecute}) {
                 build(shape, flags);
                 bool user = mmu == MmuIndex::kUser;
-                Rules rules{no_user == 0, no_write == 0, nx_step != 0, wp, smep, smap, nxe, mmu == MmuIndex::kSupervisor};
+                Rules rules{no_user == 0, no_write == 0, nx_step != 0, wp,
+                            smep,         smap,          nxe,          mmu == MmuIndex::kSupervisor};
                 auto result = translate(machine.context, linear, access, mmu);
                 ++cases;
-                SCOPED_TRACE(::testing::Message() << "paging " << int(shape.paging) << " no_user " << no_user << " no_write "
-                                                  << no_write << " nx " << nx_step << " bits " << bits << " mmu " << int(mmu)
-                                                  << " access " << int(access));
+                SCOPED_TRACE(::testing::Message() << "paging " << int(shape.paging) << " no_user " << no_user
+                                                  << " no_write " << no_write << " nx " << nx_step << " bits " << bits
+                                                  << " mmu " << int(mmu) << " access " << int(access));
                 ASSERT_EQ(result.has_value(), rules.allowed(access, user));
                 if (result) {
                   ASSERT_EQ(result->physical, expected_physical(shape));

@@ -10,10 +10,23 @@ namespace rhea::dbt {
 namespace {
 
 enum ParavirtualMsr : uint32_t {
-  kWallClockOld = 0x11, kSystemTimeOld = 0x12, kWallClock = 0x4b564d00, kSystemTime = 0x4b564d01, kAsyncPf = 0x4b564d02,
-  kStealTime = 0x4b564d03, kPvEoi = 0x4b564d04, kPollControl = 0x4b564d05,
+  kWallClockOld = 0x11,
+  kSystemTimeOld = 0x12,
+  kWallClock = 0x4b564d00,
+  kSystemTime = 0x4b564d01,
+  kAsyncPf = 0x4b564d02,
+  kStealTime = 0x4b564d03,
+  kPvEoi = 0x4b564d04,
+  kPollControl = 0x4b564d05,
 };
-enum FeatureBit : unsigned { kClockOld = 0, kClock = 3, kAsyncPfBit = 4, kStealTimeBit = 5, kPvEoiBit = 6, kPollControlBit = 12 };
+enum FeatureBit : unsigned {
+  kClockOld = 0,
+  kClock = 3,
+  kAsyncPfBit = 4,
+  kStealTimeBit = 5,
+  kPvEoiBit = 6,
+  kPollControlBit = 12
+};
 
 constexpr uint32_t kFeatureLeaf = 0x40000001;
 constexpr uint8_t kTscStable = 1;
@@ -102,9 +115,8 @@ void write_system_time(Context& context, uint64_t value) {
 // Wall-clock time at the moment when the system time was zero.
 void write_wall_clock(Context& context, uint64_t physical) {
   uint64_t boot_ns = 0;
-  with_vectors_saved(context, [&] {
-    boot_ns = static_cast<uint64_t>(context.clock->wall_time_ns()) - context.clock->now_ns();
-  });
+  with_vectors_saved(context,
+                     [&] { boot_ns = static_cast<uint64_t>(context.clock->wall_time_ns()) - context.clock->now_ns(); });
   write_versioned(context, physical, 12, [&](std::byte* wall) {
     store_host(wall + 4, boot_ns / 1'000'000'000, 4);
     store_host(wall + 8, boot_ns % 1'000'000'000, 4);
@@ -129,8 +141,10 @@ bool write_enabled(uint64_t& slot, uint64_t value, uint64_t reserved) {
 
 FeatureBit feature_of(uint32_t index) {
   switch (index) {
-    case kWallClockOld: case kSystemTimeOld: return kClockOld;
-    case kWallClock: case kSystemTime: return kClock;
+    case kWallClockOld:
+    case kSystemTimeOld: return kClockOld;
+    case kWallClock:
+    case kSystemTime: return kClock;
     case kAsyncPf: return kAsyncPfBit;
     case kStealTime: return kStealTimeBit;
     case kPvEoi: return kPvEoiBit;
@@ -148,8 +162,10 @@ std::optional<uint64_t> read_paravirtual_msr(Context& context, uint32_t index) {
   if (!offered(context, feature_of(index))) return std::nullopt;
   const cpu::CpuState& state = context.state;
   switch (index) {
-    case kWallClockOld: case kWallClock: return state.kvm_wall_clock;
-    case kSystemTimeOld: case kSystemTime: return state.kvm_system_time;
+    case kWallClockOld:
+    case kWallClock: return state.kvm_wall_clock;
+    case kSystemTimeOld:
+    case kSystemTime: return state.kvm_system_time;
     case kStealTime: return state.kvm_steal_time;
     case kPvEoi: return state.kvm_pv_eoi;
     case kPollControl: return state.kvm_poll_control;
@@ -161,11 +177,13 @@ bool write_paravirtual_msr(Context& context, uint32_t index, uint64_t value) {
   if (!offered(context, feature_of(index))) return false;
   cpu::CpuState& state = context.state;
   switch (index) {
-    case kWallClockOld: case kWallClock:
+    case kWallClockOld:
+    case kWallClock:
       state.kvm_wall_clock = value;
       write_wall_clock(context, value);
       return true;
-    case kSystemTimeOld: case kSystemTime:
+    case kSystemTimeOld:
+    case kSystemTime:
       state.kvm_system_time = value;
       update_system_time(context);
       return true;

@@ -58,7 +58,8 @@ Fallible<Segment> load_data_segment(Context& context, unsigned segment, uint16_t
 
 }  // namespace
 
-Fallible<uint64_t> linear_address(Context& context, unsigned segment, uint64_t offset, unsigned size_bytes, Access access) {
+Fallible<uint64_t> linear_address(Context& context, unsigned segment, uint64_t offset, unsigned size_bytes,
+                                  Access access) {
   const Segment& hidden = context.state.segment[segment];
   if (context.state.code64()) {
     uint64_t linear = offset + (segment == cpu::kFs || segment == cpu::kGs ? hidden.base : 0);
@@ -73,7 +74,8 @@ Fallible<uint64_t> linear_address(Context& context, unsigned segment, uint64_t o
     if (!hidden.usable()) return segment_fault(segment);
     bool readable = !hidden.is_code() || (hidden.attributes & 2);
     bool writable = !hidden.is_code() && (hidden.attributes & 2);
-    if ((access == Access::kRead && !readable) || (access == Access::kWrite && !writable)) return segment_fault(segment);
+    if ((access == Access::kRead && !readable) || (access == Access::kWrite && !writable))
+      return segment_fault(segment);
   }
   if (!within_limit(hidden, offset, size_bytes)) return segment_fault(segment);
   return (hidden.base + offset) & 0xffffffff;

@@ -33,12 +33,17 @@ TEST_F(SegmentsTest, LoadMatrix) {
               int vector = -1;
               if (segment == cpu::kSs) {
                 bool writable_data = s && !code && (type & 2);
-                if (rpl != cpl || !writable_data || dpl != cpl) vector = kGeneralProtection;
-                else if (!present) vector = kStackFault;
+                if (rpl != cpl || !writable_data || dpl != cpl)
+                  vector = kGeneralProtection;
+                else if (!present)
+                  vector = kStackFault;
               } else {
-                if (!s || !readable) vector = kGeneralProtection;
-                else if (!conforming && (rpl > dpl || cpl > dpl)) vector = kGeneralProtection;
-                else if (!present) vector = kSegmentNotPresent;
+                if (!s || !readable)
+                  vector = kGeneralProtection;
+                else if (!conforming && (rpl > dpl || cpl > dpl))
+                  vector = kGeneralProtection;
+                else if (!present)
+                  vector = kSegmentNotPresent;
               }
               cpu::Segment before = machine.state.segment[segment];
               auto result = load(segment, selector);
@@ -106,11 +111,14 @@ TEST_F(SegmentsTest, LimitsUpAndDown) {
     uint32_t limit;
     uint64_t first, last;  // valid offsets of one byte
   };
-  for (const Case& c : {Case{0x93, 4, 0xfff, 0, 0xfff}, Case{0x93, 0xc, 0xf, 0, 0xffff}, Case{0x93, 0xc, 0xfffff, 0, 0xffffffff}, Case{0x97, 4, 0xfff, 0x1000, 0xffffffff},
+  for (const Case& c : {Case{0x93, 4, 0xfff, 0, 0xfff}, Case{0x93, 0xc, 0xf, 0, 0xffff},
+                        Case{0x93, 0xc, 0xfffff, 0, 0xffffffff}, Case{0x97, 4, 0xfff, 0x1000, 0xffffffff},
                         Case{0x97, 0, 0xfff, 0x1000, 0xffff}, Case{0x97, 0xc, 0xf, 0x10000, 0xffffffff}}) {
     machine.set_gdt(kFree, FakeMachine::descriptor(0x100, c.limit, c.access, c.flags));
     EXPECT_RUNS(load(cpu::kDs, kFree));
-    auto at = [&](uint64_t offset, unsigned size) { return linear_address(machine.context, cpu::kDs, offset, size, Access::kWrite); };
+    auto at = [&](uint64_t offset, unsigned size) {
+      return linear_address(machine.context, cpu::kDs, offset, size, Access::kWrite);
+    };
     EXPECT_EQ(*at(c.first, 1), (c.first + 0x100) & 0xffffffff);
     EXPECT_EQ(*at(c.last, 1), (c.last + 0x100) & 0xffffffff);
     EXPECT_TRUE(at(c.last - 3, 4).has_value());
@@ -127,13 +135,14 @@ TEST_F(SegmentsTest, LimitsUpAndDown) {
 TEST_F(SegmentsTest, TypesOfAccess) {
   machine.enter_protected_mode(0);
   auto try_access = [&](unsigned access, Access kind) {
-    machine.state.segment[cpu::kEs] = {.base = 0, .limit = 0xffff, .selector = 8, .attributes = static_cast<uint16_t>(access)};
+    machine.state.segment[cpu::kEs] = {
+        .base = 0, .limit = 0xffff, .selector = 8, .attributes = static_cast<uint16_t>(access)};
     return linear_address(machine.context, cpu::kEs, 0, 4, kind).has_value();
   };
   EXPECT_TRUE(try_access(0x91, Access::kRead));
   EXPECT_FALSE(try_access(0x91, Access::kWrite));
   EXPECT_TRUE(try_access(0x93, Access::kWrite));
-  EXPECT_FALSE(try_access(0x99, Access::kRead));   // execute-only
+  EXPECT_FALSE(try_access(0x99, Access::kRead));  // execute-only
   EXPECT_TRUE(try_access(0x9b, Access::kRead));
   EXPECT_FALSE(try_access(0x9b, Access::kWrite));
   machine.state.segment[cpu::kSs].limit = 0xff;
@@ -178,7 +187,8 @@ TEST_F(SegmentsTest, MoveAndPop) {
   EXPECT_RUNS(machine.run({0x07}));  // pop es
   EXPECT_EQ(machine.state.gpr[cpu::kRsp], rsp);
   machine.write(rsp, 0x1234, 4);
-  EXPECT_RAISES(machine.run({0x17}), kGeneralProtection, 0x1234);  // pop ss of nonsense (TI clear, out of limit is 0xfff)
+  EXPECT_RAISES(machine.run({0x17}), kGeneralProtection,
+                0x1234);  // pop ss of nonsense (TI clear, out of limit is 0xfff)
   EXPECT_EQ(machine.state.gpr[cpu::kRsp], rsp);
 }
 

@@ -10,7 +10,8 @@ namespace rf = cpu::rflags;
 namespace {
 
 bool v86_without_iopl3(const Context& context) {
-  return context.state.protected_mode() && context.state.virtual8086() && (context.state.rflags & rf::kIopl) != rf::kIopl;
+  return context.state.protected_mode() && context.state.virtual8086() &&
+         (context.state.rflags & rf::kIopl) != rf::kIopl;
 }
 
 // The bits that POPF may change. [SDM-2B POPF table 4-16]
@@ -27,7 +28,9 @@ uint64_t popf_flags(const Context& context, unsigned size) {
   return allowed;
 }
 
-void commit(Context& context, const StackCursor& stack) { context.state.gpr[cpu::kRsp] = stack.merged(context.state.gpr[cpu::kRsp]); }
+void commit(Context& context, const StackCursor& stack) {
+  context.state.gpr[cpu::kRsp] = stack.merged(context.state.gpr[cpu::kRsp]);
+}
 
 Fallible<Next> push_value(Context& context, const Insn& insn, uint64_t value) {
   StackCursor stack = StackCursor::current(context);

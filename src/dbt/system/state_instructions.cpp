@@ -50,8 +50,8 @@ class GuestArea {
 };
 
 // Checks alignment and segment of the area and the pages of what follows the first `skipped` bytes.
-Fallible<GuestArea> open_area(Context& context, const Insn& insn, unsigned size_bytes, Access access, unsigned alignment,
-                              unsigned skipped = 0) {
+Fallible<GuestArea> open_area(Context& context, const Insn& insn, unsigned size_bytes, Access access,
+                              unsigned alignment, unsigned skipped = 0) {
   uint64_t linear = GUEST_TRY(operand_address(context, insn, size_bytes, access));
   // Where alignment checks are on, what is not even aligned to four bytes raises #AC instead.
   GUEST_TRY(check_alignment(context, linear, 4));
@@ -103,7 +103,8 @@ Fallible<unsigned> for_each_extended(const Context& context, uint64_t mask, uint
 }
 
 unsigned area_end(const Context& context, uint64_t mask, uint64_t layout) {
-  Fallible<unsigned> end = for_each_extended(context, mask, layout, [](unsigned, unsigned, const Component&) -> Fallible<void> { return {}; });
+  Fallible<unsigned> end = for_each_extended(context, mask, layout,
+                                             [](unsigned, unsigned, const Component&) -> Fallible<void> { return {}; });
   return *end;
 }
 
@@ -149,8 +150,10 @@ void load_x87(Context& context, const std::byte* legacy, bool wide) {
   zero_bytes(live + kFop, kMxcsr - kFop);  // the host's pointers mean nothing
   context.fpu_fop = static_cast<uint16_t>(load_host(legacy + kFop, 2) & 0x7ff);
   // Pointers are kept as wide as linear addresses are.
-  context.fpu_fip = wide ? static_cast<uint64_t>(sign_extend(load_host(legacy + kFip, 6), 6)) : load_host(legacy + kFip, 4);
-  context.fpu_fdp = wide ? static_cast<uint64_t>(sign_extend(load_host(legacy + kFdp, 6), 6)) : load_host(legacy + kFdp, 4);
+  context.fpu_fip =
+      wide ? static_cast<uint64_t>(sign_extend(load_host(legacy + kFip, 6), 6)) : load_host(legacy + kFip, 4);
+  context.fpu_fdp =
+      wide ? static_cast<uint64_t>(sign_extend(load_host(legacy + kFdp, 6), 6)) : load_host(legacy + kFdp, 4);
   mark_in_use(context, kX87Component);
 }
 
@@ -183,7 +186,8 @@ uint64_t instruction_mask(const Context& context) {
 enum class SaveKind : uint8_t { kPlain, kOptimised, kCompact, kSupervisor };
 
 // Writes components of `saved` in the layout given; MXCSR goes with what the instruction says.
-Fallible<void> write_components(Context& context, GuestArea& area, uint64_t saved, uint64_t layout, bool wide, bool mxcsr) {
+Fallible<void> write_components(Context& context, GuestArea& area, uint64_t saved, uint64_t layout, bool wide,
+                                bool mxcsr) {
   if (saved & kX87Component) GUEST_TRY(write_x87(context, area, wide));
   if (mxcsr) GUEST_TRY(write_mxcsr(context, area));
   if (saved & kSseComponent) GUEST_TRY(write_xmm(context, area));
@@ -238,7 +242,8 @@ Fallible<Header> read_header(Context& context, GuestArea& area, bool supervisor)
     return header;
   }
   bool compaction = static_cpuid(context, 0xd, 1).eax & 2;
-  if (!compaction || (header.layout & ~kCompacted & ~enabled) || (header.state_bv & ~(header.layout & ~kCompacted))) return gp0();
+  if (!compaction || (header.layout & ~kCompacted & ~enabled) || (header.state_bv & ~(header.layout & ~kCompacted)))
+    return gp0();
   for (unsigned offset = 16; offset < kXsaveHeaderBytes; offset += 8)
     if (load_host(bytes + offset, 8)) return gp0();
   return header;
@@ -249,7 +254,8 @@ struct Restored {
   alignas(64) std::byte bytes[cpu::kXsaveAreaBytes];  // in the standard format
 };
 
-Fallible<void> read_components(Context& context, GuestArea& area, const Header& header, uint64_t loaded, bool mxcsr, Restored& restored) {
+Fallible<void> read_components(Context& context, GuestArea& area, const Header& header, uint64_t loaded, bool mxcsr,
+                               Restored& restored) {
   if (loaded & kX87Component) {
     GUEST_TRY(area.read(0, restored.bytes, 24));
     GUEST_TRY(area.read(kSt0, restored.bytes + kSt0, 128));
@@ -259,9 +265,10 @@ Fallible<void> read_components(Context& context, GuestArea& area, const Header& 
     if (!mxcsr_valid(context, load_host(restored.bytes + kMxcsr, 4))) return gp0();
   }
   if (loaded & kSseComponent) GUEST_TRY(area.read(kXmm0, restored.bytes + kXmm0, xmm_bytes(context)));
-  GUEST_TRY(for_each_extended(context, loaded, header.layout, [&](unsigned index, unsigned offset, const Component& info) {
-    return area.read(offset, restored.bytes + info.offset, extended_bytes(context, index, info.size));
-  }));
+  GUEST_TRY(
+      for_each_extended(context, loaded, header.layout, [&](unsigned index, unsigned offset, const Component& info) {
+        return area.read(offset, restored.bytes + info.offset, extended_bytes(context, index, info.size));
+      }));
   return {};
 }
 
@@ -315,7 +322,8 @@ Fallible<Next> restore(Context& context, const Insn& insn, bool supervisor) {
   bool mxcsr = compact ? (loaded & kSseComponent) != 0 : (wanted & (kSseComponent | kAvxComponent)) != 0;
   uint64_t touched = compact ? loaded : wanted;
   unsigned skipped = mxcsr || (touched & kX87Component) ? 0 : kLegacyBytes;
-  GuestArea area = GUEST_TRY(open_area(context, insn, area_end(context, touched, header.layout), Access::kRead, 64, skipped));
+  GuestArea area =
+      GUEST_TRY(open_area(context, insn, area_end(context, touched, header.layout), Access::kRead, 64, skipped));
   save_vectors(context);
   Restored restored;
   GUEST_TRY(read_components(context, area, header, loaded, mxcsr, restored));
@@ -342,7 +350,8 @@ RHEA_SYSTEM_FUNCTION(fxsave) {
   GUEST_TRY(require_x87(context));
   GuestArea area = GUEST_TRY(open_area(context, insn, kLegacyBytes, Access::kWrite, 16));
   save_vectors(context);
-  GUEST_TRY(write_components(context, area, kX87Component | kSseComponent, 0, insn.rex_w && !injected(context, 79), true));
+  GUEST_TRY(
+      write_components(context, area, kX87Component | kSseComponent, 0, insn.rex_w && !injected(context, 79), true));
   return finish(context, insn);
 }
 

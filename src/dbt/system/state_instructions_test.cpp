@@ -59,7 +59,8 @@ class StateTest : public ::testing::Test {
   std::mt19937_64 random{7};
 
   void SetUp() override {
-    if ((machine.context.cpu_model->supported_xcr0() & kComponents) != kComponents) GTEST_SKIP() << "no AVX on this host";
+    if ((machine.context.cpu_model->supported_xcr0() & kComponents) != kComponents)
+      GTEST_SKIP() << "no AVX on this host";
     machine.enter_long_mode(0);
     state.cr4 |= cpu::cr4::kOsxsave;
     state.xcr0 = kComponents;
@@ -142,8 +143,9 @@ TEST_F(StateTest, SavesAsTheHostDoes) {
       if (kind == Save::kXsavec && !has_xsavec) continue;
       uint64_t in_use = random() % 8, mask = random() % 16, old_bv = random();
       Buffer start = random_image(in_use);
-      expect_same("kind " + std::to_string(int(kind)) + " in use " + std::to_string(in_use) + " mask " + std::to_string(mask),
-                  [&] { return save_both(kind, start, mask, old_bv); });
+      expect_same(
+          "kind " + std::to_string(int(kind)) + " in use " + std::to_string(in_use) + " mask " + std::to_string(mask),
+          [&] { return save_both(kind, start, mask, old_bv); });
     }
 }
 
@@ -155,8 +157,10 @@ TEST_F(StateTest, RestoresAsTheHostDoes) {
     set_live(start);
     set_mask(mask);
     on_host(live, [&] {
-      if (fx) asm volatile("fxrstor64 %0" : : "m"(source) : "memory");
-      else asm volatile("xrstor64 %0" : : "m"(source), "a"(mask), "d"(0) : "memory");
+      if (fx)
+        asm volatile("fxrstor64 %0" : : "m"(source) : "memory");
+      else
+        asm volatile("xrstor64 %0" : : "m"(source), "a"(mask), "d"(0) : "memory");
     });
     EXPECT_RUNS(fx ? machine.run({0x48, 0x0f, 0xae, 0x0f}) : machine.run({0x48, 0x0f, 0xae, 0x2f}));
     // Let the host load our image: the live registers must be the same, XINUSE too.
@@ -177,8 +181,8 @@ TEST_F(StateTest, RestoresAsTheHostDoes) {
     store_host(source.bytes + kXcompBv, layout, 8);
     if (!compact || (layout & 4)) std::memcpy(source.bytes + kExtendedStart, stored.bytes + kExtendedStart, 256);
     clear_pointers(source);
-    expect_same("fx " + std::to_string(fx) + " compact " + std::to_string(compact) + " mask " + std::to_string(mask) + " bv " +
-                    std::to_string(bv) + " in use " + std::to_string(in_use),
+    expect_same("fx " + std::to_string(fx) + " compact " + std::to_string(compact) + " mask " + std::to_string(mask) +
+                    " bv " + std::to_string(bv) + " in use " + std::to_string(in_use),
                 [&] { return restore_both(start, source, mask, fx); });
   }
 }
@@ -191,9 +195,13 @@ TEST_F(StateTest, HeaderChecks) {
     bool compact;
   };
   const Case cases[] = {
-      {"XSTATE_BV beyond XCR0", kXstateBv, 8, false}, {"XCOMP_BV bits", kXcompBv, 1, false}, {"third quadword", kXcompBv + 8, 1, false},
-      {"XCOMP_BV beyond XCR0", kXcompBv, kCompacted | 0x17, true}, {"XSTATE_BV not in XCOMP_BV", kXcompBv, kCompacted | 3, true},
-      {"XSTATE_BV bit 63", kXstateBv, kCompacted, true}, {"end of header", kXstateBv + 56, 1, true},
+      {"XSTATE_BV beyond XCR0", kXstateBv, 8, false},
+      {"XCOMP_BV bits", kXcompBv, 1, false},
+      {"third quadword", kXcompBv + 8, 1, false},
+      {"XCOMP_BV beyond XCR0", kXcompBv, kCompacted | 0x17, true},
+      {"XSTATE_BV not in XCOMP_BV", kXcompBv, kCompacted | 3, true},
+      {"XSTATE_BV bit 63", kXstateBv, kCompacted, true},
+      {"end of header", kXstateBv + 56, 1, true},
   };
   for (const Case& c : cases) {
     SCOPED_TRACE(c.what);
@@ -248,13 +256,19 @@ TEST_F(StateTest, EnvironmentsAsTheHostDoes) {
       fill_area(0);
       bool save = random() % 2;
       on_host(image, [&] {
-        if (save && narrow) asm volatile(".byte 0x66\n\tfnsave %0" : "+m"(expected) : : "memory");
-        else if (save) asm volatile("fnsave %0" : "+m"(expected) : : "memory");
-        else if (narrow) asm volatile(".byte 0x66\n\tfnstenv %0" : "+m"(expected) : : "memory");
-        else asm volatile("fnstenv %0" : "+m"(expected) : : "memory");
+        if (save && narrow)
+          asm volatile(".byte 0x66\n\tfnsave %0" : "+m"(expected) : : "memory");
+        else if (save)
+          asm volatile("fnsave %0" : "+m"(expected) : : "memory");
+        else if (narrow)
+          asm volatile(".byte 0x66\n\tfnstenv %0" : "+m"(expected) : : "memory");
+        else
+          asm volatile("fnstenv %0" : "+m"(expected) : : "memory");
       });
-      if (save) EXPECT_RUNS(narrow ? machine.run({0x66, 0xdd, 0x37}) : machine.run({0xdd, 0x37}));
-      else EXPECT_RUNS(narrow ? machine.run({0x66, 0xd9, 0x37}) : machine.run({0xd9, 0x37}));
+      if (save)
+        EXPECT_RUNS(narrow ? machine.run({0x66, 0xdd, 0x37}) : machine.run({0xdd, 0x37}));
+      else
+        EXPECT_RUNS(narrow ? machine.run({0x66, 0xd9, 0x37}) : machine.run({0xd9, 0x37}));
       Buffer got = area();
       // Host pointers again: FIP to FDS.
       unsigned from = narrow ? 6 : 12, to = narrow ? 14 : 28;
@@ -268,13 +282,19 @@ TEST_F(StateTest, EnvironmentsAsTheHostDoes) {
       clear_pointers(ours), clear_pointers(image);
       for (unsigned i = 0; i < 160; ++i) ASSERT_EQ(int(ours.bytes[i]), int(image.bytes[i])) << "byte " << i;
       on_host(image, [&] {
-        if (save && narrow) asm volatile(".byte 0x66\n\tfrstor %0" : : "m"(got) : "memory");
-        else if (save) asm volatile("frstor %0" : : "m"(got) : "memory");
-        else if (narrow) asm volatile(".byte 0x66\n\tfldenv %0" : : "m"(got) : "memory");
-        else asm volatile("fldenv %0" : : "m"(got) : "memory");
+        if (save && narrow)
+          asm volatile(".byte 0x66\n\tfrstor %0" : : "m"(got) : "memory");
+        else if (save)
+          asm volatile("frstor %0" : : "m"(got) : "memory");
+        else if (narrow)
+          asm volatile(".byte 0x66\n\tfldenv %0" : : "m"(got) : "memory");
+        else
+          asm volatile("fldenv %0" : : "m"(got) : "memory");
       });
-      if (save) EXPECT_RUNS(narrow ? machine.run({0x66, 0xdd, 0x27}) : machine.run({0xdd, 0x27}));
-      else EXPECT_RUNS(narrow ? machine.run({0x66, 0xd9, 0x27}) : machine.run({0xd9, 0x27}));
+      if (save)
+        EXPECT_RUNS(narrow ? machine.run({0x66, 0xdd, 0x27}) : machine.run({0xdd, 0x27}));
+      else
+        EXPECT_RUNS(narrow ? machine.run({0x66, 0xd9, 0x27}) : machine.run({0xd9, 0x27}));
       std::memcpy(ours.bytes, state.xsave.data(), sizeof(ours.bytes));
       on_host(ours, [] {});
       clear_pointers(ours), clear_pointers(image);

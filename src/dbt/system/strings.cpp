@@ -16,13 +16,18 @@ namespace {
 struct Job {
   Context& context;
   const Insn& insn;
-  unsigned size;          // of an element
+  unsigned size;  // of an element
   unsigned address_size;
   bool backward;
   MmuIndex mmu;
 
   Job(Context& c, const Insn& i)
-      : context(c), insn(i), size(i.operand_size), address_size(i.mem.address_size), backward(c.direction_flag && !(injected(c, 72) && i.operand_size == 2)), mmu(current_mmu(c)) {}
+      : context(c),
+        insn(i),
+        size(i.operand_size),
+        address_size(i.mem.address_size),
+        backward(c.direction_flag && !(injected(c, 72) && i.operand_size == 2)),
+        mmu(current_mmu(c)) {}
 
   uint64_t count() const { return repeats(insn) ? read_register(context, cpu::kRcx, address_size) : 1; }
   void finish_elements(uint64_t elements, bool source, bool destination) const {
@@ -35,11 +40,11 @@ struct Job {
 
 // Where elements start on one side; `host` is null where only a single element can be done, by linear address.
 struct Run {
-  uint64_t linear = 0;      // of the current element
+  uint64_t linear = 0;        // of the current element
   std::byte* host = nullptr;  // of the current element
   uint64_t physical = 0;
   uint64_t elements = 1;
-  bool note = false;        // the store must be announced
+  bool note = false;  // the store must be announced
 };
 
 // Elements from the current one to the end of its page in the direction of work; 0 if it crosses the page.
@@ -73,12 +78,14 @@ Fallible<Run> find_run(const Job& job, unsigned segment, unsigned reg, Access ac
   uint64_t back = job.backward ? (elements - 1) * job.size : 0;
   uint64_t bytes = elements * job.size;
   // The segment's limit may end inside the page.
-  if (!context.state.code64() && !within_limit(context.state.segment[segment], offset - back, static_cast<unsigned>(bytes))) {
+  if (!context.state.code64() &&
+      !within_limit(context.state.segment[segment], offset - back, static_cast<unsigned>(bytes))) {
     elements = 1;
     back = 0;
     bytes = job.size;
   }
-  auto* host = static_cast<std::byte*>(tlb_lookup(context, run.linear - back, static_cast<unsigned>(bytes), access, job.mmu));
+  auto* host =
+      static_cast<std::byte*>(tlb_lookup(context, run.linear - back, static_cast<unsigned>(bytes), access, job.mmu));
   if (host == nullptr) {
     Translation target = GUEST_TRY(translate(context, run.linear, access, job.mmu));
     run.physical = target.physical - back;
@@ -101,8 +108,7 @@ void announce(const Job& job, const Run& run, uint64_t elements) {
 
 // ---- the host's own string instructions ----
 
-#define RHEA_HOST_MOVS(suffix) \
-  asm volatile("rep movs" suffix : "+D"(to), "+S"(from), "+c"(count) : : "memory")
+#define RHEA_HOST_MOVS(suffix) asm volatile("rep movs" suffix : "+D"(to), "+S"(from), "+c"(count) : : "memory")
 #define RHEA_HOST_MOVS_BACKWARD(suffix) \
   asm volatile("std\n\trep movs" suffix "\n\tcld" : "+D"(to), "+S"(from), "+c"(count) : : "memory", "cc")
 
@@ -171,7 +177,8 @@ Fallible<uint64_t> store_run(const Job& job, uint64_t wanted) {
 }
 
 Fallible<uint64_t> load_run(const Job& job, uint64_t wanted) {
-  Run source = GUEST_TRY(find_run(job, injected(job.context, 73) ? unsigned{cpu::kDs} : job.insn.mem.segment, cpu::kRsi, Access::kRead, wanted));
+  Run source = GUEST_TRY(find_run(job, injected(job.context, 73) ? unsigned{cpu::kDs} : job.insn.mem.segment, cpu::kRsi,
+                                  Access::kRead, wanted));
   uint64_t value;
   if (source.host == nullptr) {
     value = GUEST_TRY(read_linear(job.context, source.linear, job.size, job.mmu));
@@ -191,8 +198,8 @@ struct Comparison {
 
 // Compares until the condition of REPE or REPNE ends it. A null `left_host` compares with `left` each time.
 template <unsigned Size>
-Comparison compare_elements(const std::byte* left_host, uint64_t left, const std::byte* right_host, uint64_t count, int64_t step,
-                            bool while_equal) {
+Comparison compare_elements(const std::byte* left_host, uint64_t left, const std::byte* right_host, uint64_t count,
+                            int64_t step, bool while_equal) {
   Comparison result{.left = left};
   while (result.elements < count) {
     if (left_host != nullptr) {
@@ -207,7 +214,8 @@ Comparison compare_elements(const std::byte* left_host, uint64_t left, const std
   return result;
 }
 
-Comparison compare_run(const Job& job, const std::byte* left_host, uint64_t left, const std::byte* right_host, uint64_t count) {
+Comparison compare_run(const Job& job, const std::byte* left_host, uint64_t left, const std::byte* right_host,
+                       uint64_t count) {
   int64_t step = job.backward ? -static_cast<int64_t>(job.size) : job.size;
   bool while_equal = !job.insn.repne;
   switch (job.size) {
@@ -255,7 +263,8 @@ Fallible<bool> scan_string(const Job& job, uint64_t wanted) {
 // REP with 32-bit addresses: Intel's processors zero-extend ECX (and the pointers of MOVS and STOS) before they
 // look at the count or can fault.
 void extend_registers(const Job& job, bool source, bool destination) {
-  if (!repeats(job.insn) || job.address_size != 4 || !job.context.state.code64() || !job.context.cpu_model->intel()) return;
+  if (!repeats(job.insn) || job.address_size != 4 || !job.context.state.code64() || !job.context.cpu_model->intel())
+    return;
   write_register(job.context, cpu::kRcx, 4, job.context.state.gpr[cpu::kRcx]);
   if (source) write_register(job.context, cpu::kRsi, 4, job.context.state.gpr[cpu::kRsi]);
   if (destination) write_register(job.context, cpu::kRdi, 4, job.context.state.gpr[cpu::kRdi]);

@@ -44,7 +44,9 @@ class Model {
 
  private:
   static uint64_t mask(const Insn& insn) { return size_mask(insn.mem.address_size); }
-  void set(unsigned reg, const Insn& insn, uint64_t value) { write_register(machine_.context, reg, insn.mem.address_size, value); }
+  void set(unsigned reg, const Insn& insn, uint64_t value) {
+    write_register(machine_.context, reg, insn.mem.address_size, value);
+  }
   void advance(unsigned reg, const Insn& insn) {
     uint64_t size = insn.operand_size;
     set(reg, insn, machine_.state.gpr[reg] + (machine_.context.direction_flag ? -size : size));
@@ -179,8 +181,9 @@ TEST_F(StringsTest, RandomAgainstModel) {
     Model model(reference);
     Model::Outcome expected = model.run(insn);
     auto result = execute_system(real.context, insn);
-    SCOPED_TRACE(::testing::Message() << "round " << round << " opcode " << std::hex << int(insn.opcode) << " size " << insn.operand_size
-                                      << " si " << si << " di " << di << " count " << count << " flags " << flags);
+    SCOPED_TRACE(::testing::Message() << "round " << round << " opcode " << std::hex << int(insn.opcode) << " size "
+                                      << insn.operand_size << " si " << si << " di " << di << " count " << count
+                                      << " flags " << flags);
     ASSERT_EQ(result.has_value(), expected == Model::Outcome::kDone);
     if (!result) {
       ++faults;
@@ -194,7 +197,8 @@ TEST_F(StringsTest, RandomAgainstModel) {
     ASSERT_EQ(real.state.gpr, reference.state.gpr);
     for (unsigned page = 0; page < kPages; ++page)
       for (unsigned i = 0; i < 4096; i += 8)
-        ASSERT_EQ(real.read(0x200000 + 0x2000 * page + i, 8), reference.read(0x200000 + 0x2000 * page + i, 8)) << "page " << page << " + " << i;
+        ASSERT_EQ(real.read(0x200000 + 0x2000 * page + i, 8), reference.read(0x200000 + 0x2000 * page + i, 8))
+            << "page " << page << " + " << i;
   }
   EXPECT_GT(faults, 100u);
 }

@@ -14,10 +14,26 @@
 
 namespace rhea::dbt {
 
-enum Vector : uint8_t { kDivideError = 0, kDebugException = 1, kNmi = 2, kBreakpoint = 3, kOverflow = 4, kBoundRange = 5,
-                        kInvalidOpcode = 6, kDeviceNotAvailable = 7, kDoubleFault = 8, kInvalidTss = 10,
-                        kSegmentNotPresent = 11, kStackFault = 12, kGeneralProtection = 13, kPageFault = 14,
-                        kX87Error = 16, kAlignmentCheck = 17, kMachineCheck = 18, kSimdError = 19 };
+enum Vector : uint8_t {
+  kDivideError = 0,
+  kDebugException = 1,
+  kNmi = 2,
+  kBreakpoint = 3,
+  kOverflow = 4,
+  kBoundRange = 5,
+  kInvalidOpcode = 6,
+  kDeviceNotAvailable = 7,
+  kDoubleFault = 8,
+  kInvalidTss = 10,
+  kSegmentNotPresent = 11,
+  kStackFault = 12,
+  kGeneralProtection = 13,
+  kPageFault = 14,
+  kX87Error = 16,
+  kAlignmentCheck = 17,
+  kMachineCheck = 18,
+  kSimdError = 19
+};
 
 // An exception on its way to the guest. For #PF, `address` goes to CR2 at delivery.
 struct Exception {
@@ -37,10 +53,10 @@ inline std::unexpected<Exception> raise(uint8_t vector, uint32_t error_code) {
 
 // What the dispatcher does after a system function.
 enum class Next : uint8_t {
-  kContinue,    // state.rip is the next instruction and nothing that translations depend on changed
-  kDispatch,    // look up state.rip afresh (branch, mode, CPL, paging or segment change)
-  kHalt,        // HLT executed: state.rip is after it
-  kShutdown,    // triple fault
+  kContinue,         // state.rip is the next instruction and nothing that translations depend on changed
+  kDispatch,         // look up state.rip afresh (branch, mode, CPL, paging or segment change)
+  kHalt,             // HLT executed: state.rip is after it
+  kShutdown,         // triple fault
   kInterruptShadow,  // STI / MOV SS / POP SS: run one more instruction before interrupts are looked at
 };
 
@@ -48,9 +64,9 @@ enum class Next : uint8_t {
 enum class Access : uint8_t { kRead, kWrite, kExecute };
 
 struct Translation {
-  uint64_t physical = 0;       // of the address itself
-  uint64_t page_size = 4096;   // of the mapping
-  bool writable = false;       // writes by this privilege would succeed too, and D is set
+  uint64_t physical = 0;      // of the address itself
+  uint64_t page_size = 4096;  // of the mapping
+  bool writable = false;      // writes by this privilege would succeed too, and D is set
   bool global = false;
 };
 
@@ -70,7 +86,8 @@ Fallible<uint64_t> read_linear(Context& context, uint64_t linear, unsigned size_
 Fallible<void> write_linear(Context& context, uint64_t linear, uint64_t value, unsigned size_bytes, MmuIndex mmu);
 // Any length up to 4096 bytes; the write form probes every page before it changes any.
 Fallible<void> read_linear_bytes(Context& context, uint64_t linear, void* out, unsigned size_bytes, MmuIndex mmu);
-Fallible<void> write_linear_bytes(Context& context, uint64_t linear, const void* data, unsigned size_bytes, MmuIndex mmu);
+Fallible<void> write_linear_bytes(Context& context, uint64_t linear, const void* data, unsigned size_bytes,
+                                  MmuIndex mmu);
 // Checks that a write of [linear, linear+size) would succeed (and sets A/D bits as it would).
 Fallible<void> probe_write(Context& context, uint64_t linear, unsigned size_bytes, MmuIndex mmu);
 // The MMU mode of explicit data accesses at the current CPL, AC and CR4.SMAP.
@@ -79,7 +96,8 @@ MmuIndex current_mmu(const Context& context);
 // ---- segmentation (segments.cpp) ----
 // The linear address of an access through a segment: canonical, limit, type and null checks.
 // #SS(0) for SS, else #GP(0). [SDM-3A 5.3, 5.4]
-Fallible<uint64_t> linear_address(Context& context, unsigned segment, uint64_t offset, unsigned size_bytes, Access access);
+Fallible<uint64_t> linear_address(Context& context, unsigned segment, uint64_t offset, unsigned size_bytes,
+                                  Access access);
 // Loads ES, SS, DS, FS or GS as MOV/POP/Lxx do in the current mode. [SDM-2B MOV]
 Fallible<void> load_segment(Context& context, unsigned segment, uint16_t selector);
 
@@ -87,7 +105,7 @@ Fallible<void> load_segment(Context& context, unsigned segment, uint16_t selecto
 // Delivers through the IDT (or IVT in real mode) with all checks, stack switch and IST; handles contributory
 // and double faults itself. kDispatch, or kShutdown after a triple fault. state.rip is the RIP to push.
 Next deliver_exception(Context& context, const Exception& exception);
-Next deliver_interrupt(Context& context, uint8_t vector);   // external, or NMI as vector 2
+Next deliver_interrupt(Context& context, uint8_t vector);                                // external, or NMI as vector 2
 Fallible<Next> software_interrupt(Context& context, uint8_t vector, uint64_t next_rip);  // INT n, INT3, INTO
 
 // ---- instructions ----
@@ -103,7 +121,7 @@ bool has_system_function(isa::x86::RowId row);
 Fallible<Next> execute_masked_memory(Context& context, const isa::x86::Insn& insn);
 
 // Handy pieces that translated code calls directly.
-Next syscall_instruction(Context& context, uint64_t next_rip);   // after checks; see execute_system
+Next syscall_instruction(Context& context, uint64_t next_rip);  // after checks; see execute_system
 
 // ---- services that the runtime gives to this folder (runtime/services.cpp) ----
 struct FlushRequest {

@@ -60,7 +60,9 @@ void set_up(FakeMachine& machine, Input& input) {
   // Descriptors and gates at random places.
   for (unsigned count = input.byte() & 15; count > 0; --count) {
     uint8_t where = input.byte();
-    uint64_t table = where & 0x80 ? FakeMachine::kIdt : where & 0x40 ? FakeMachine::kPageTables + 0x2000 : FakeMachine::kGdt;
+    uint64_t table = where & 0x80   ? FakeMachine::kIdt
+                     : where & 0x40 ? FakeMachine::kPageTables + 0x2000
+                                    : FakeMachine::kGdt;
     machine.write(table + (where & 0x3f) * 8, input.number(8), 8);
   }
   if (mode & 8) machine.write(FakeMachine::kTss + input.byte(), input.number(8), 8);

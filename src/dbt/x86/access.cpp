@@ -9,14 +9,19 @@ namespace rhea::dbt {
 namespace {
 
 constexpr size_t kSegments = offsetof(Context, state) + offsetof(cpu::CpuState, segment);
-HostMem segment_base(unsigned segment) { return context_field(kSegments + segment * sizeof(cpu::Segment) + offsetof(cpu::Segment, base)); }
+HostMem segment_base(unsigned segment) {
+  return context_field(kSegments + segment * sizeof(cpu::Segment) + offsetof(cpu::Segment, base));
+}
 
 // Instruction operands number segments ES CS SS DS FS GS = 0-5, as cpu::SegmentIndex does.
 bool based(unsigned segment) { return segment == cpu::kFs || segment == cpu::kGs; }
 
 HostMem tlb_field(MmuIndex mmu, size_t array) {
-  return {.base = kHRsp, .index = kHRcx, .scale = 8,
-          .displacement = static_cast<int32_t>(offsetof(Context, data_tlb) + static_cast<size_t>(mmu) * sizeof(DataTlb) + array)};
+  return {.base = kHRsp,
+          .index = kHRcx,
+          .scale = 8,
+          .displacement =
+              static_cast<int32_t>(offsetof(Context, data_tlb) + static_cast<size_t>(mmu) * sizeof(DataTlb) + array)};
 }
 
 }  // namespace
@@ -65,7 +70,9 @@ uint8_t BlockBuilder::emit_offset(const MemoryRef& mem, int64_t extra) {
   }
   switch (mem.address_size) {
     case 8: e_.lea64(kScratchA, host); break;
-    case 4: injected(context_, 23) && host.index != kHNone ? e_.lea64(kScratchA, host) : e_.lea32(kScratchA, host); break;
+    case 4:
+      injected(context_, 23) && host.index != kHNone ? e_.lea64(kScratchA, host) : e_.lea32(kScratchA, host);
+      break;
     default:
       e_.lea32(kScratchA, host);
       if (!injected(context_, 24)) e_.movzx16(kScratchA, kScratchA);
@@ -80,10 +87,14 @@ uint8_t BlockBuilder::emit_segment(uint8_t reg, unsigned segment, unsigned size,
   if (code64()) {
     if (!based(segment) || (injected(context_, 25) && segment == cpu::kFs && kind == AccessKind::kWrite)) return reg;
   } else if (!check) {
-    if (based(segment)) check = !(mode_ & (segment == cpu::kFs ? mode::kFsPlain : mode::kGsPlain));
-    else if (segment == cpu::kCs) check = kind != AccessKind::kRead || !(mode_ & mode::kFlat);
-    else if (mode_ & mode::kFlat) return reg;
-    else check = true;
+    if (based(segment))
+      check = !(mode_ & (segment == cpu::kFs ? mode::kFsPlain : mode::kGsPlain));
+    else if (segment == cpu::kCs)
+      check = kind != AccessKind::kRead || !(mode_ & mode::kFlat);
+    else if (mode_ & mode::kFlat)
+      return reg;
+    else
+      check = true;
   }
   if (check) {
     e_.mov64(kScratchA, reg);
@@ -104,8 +115,11 @@ uint8_t BlockBuilder::emit_segment(uint8_t reg, unsigned segment, unsigned size,
 
 void BlockBuilder::emit_align_check(uint8_t reg, unsigned size) {
   using isa::x86::RowId;
-  const bool half_floats = insn_->row == RowId::VCVTPH2PS_Vx_Wh || insn_->row == RowId::VCVTPS2PH_Wh_Vx_Ib;  // never checked
-  if (!(mode_ & mode::kAlignCheck) || half_floats || (size != 2 && size != 4 && (size != 8 || injected(context_, 29)) && size != 10)) return;
+  const bool half_floats =
+      insn_->row == RowId::VCVTPH2PS_Vx_Wh || insn_->row == RowId::VCVTPS2PH_Wh_Vx_Ib;  // never checked
+  if (!(mode_ & mode::kAlignCheck) || half_floats ||
+      (size != 2 && size != 4 && (size != 8 || injected(context_, 29)) && size != 10))
+    return;
   if (reg != kScratchA) e_.mov64(kScratchA, reg);
   e_.mov_imm32(kScratchC, size | kInfoAlignCheck);
   e_.call(runtime_.thunks().segment);
@@ -122,7 +136,8 @@ HostMem BlockBuilder::fold(const HostMem& mem) {
 }
 
 void BlockBuilder::access(uint8_t reg, unsigned size, AccessKind kind, const Body& body, AfterStore after) {
-  const bool x87_store = kind == AccessKind::kWrite && insn_->has_memory && isa::x86::row_info(insn_->row).translation == isa::x86::Translation::kCopyX87;
+  const bool x87_store = kind == AccessKind::kWrite && insn_->has_memory &&
+                         isa::x86::row_info(insn_->row).translation == isa::x86::Translation::kCopyX87;
   const bool checked_late = x87_store && (mode_ & mode::kAlignCheck);  // the slow path knows when not to fault
   if (!checked_late) emit_align_check(reg, size);
   const MmuIndex mmu = mode::mmu(mode_);
@@ -131,25 +146,31 @@ void BlockBuilder::access(uint8_t reg, unsigned size, AccessKind kind, const Bod
   e_.rorx64(kScratchC, reg, 12);
   e_.movzx16(kScratchC, kScratchC);
   e_.load64(kScratchB, tlb_field(mmu, offsetof(DataTlb, addend)));
-  e_.load64(kScratchC, tlb_field(mmu, write && !(injected(context_, 27) && kind == AccessKind::kReadWrite) ? offsetof(DataTlb, write_tag) : offsetof(DataTlb, read_tag)));
-  e_.lea64(kScratchC, {.base = kScratchC, .index = reg, .displacement = injected(context_, 26) && size == 2 ? 0 : static_cast<int32_t>(size) - 1});
+  e_.load64(kScratchC, tlb_field(mmu, write && !(injected(context_, 27) && kind == AccessKind::kReadWrite)
+                                          ? offsetof(DataTlb, write_tag)
+                                          : offsetof(DataTlb, read_tag)));
+  e_.lea64(kScratchC, {.base = kScratchC,
+                       .index = reg,
+                       .displacement = injected(context_, 26) && size == 2 ? 0 : static_cast<int32_t>(size) - 1});
   e_.pext64(kScratchC, kScratchC, context_field(offsetof(Context, page_mask)));
   if (!checked_late) e_.jrcxz_skip(5);
   uint8_t* const miss = e_.jmp_open();
   body({.base = reg, .index = kScratchB});
   uint8_t* const done = e_.position();
 
-  const uint32_t info = size | (write ? kInfoWrite : 0) | (kind != AccessKind::kWrite ? kInfoRead : 0) |
-                        (through_ss_ && !injected(context_, 28) ? kInfoStack : 0) | (x87_store ? kInfoX87Store : 0) |
-                        (checked_late ? kInfoAlignCheck : 0) | static_cast<uint32_t>(mmu) << kInfoMmuShift |
-                        (insn_->has_memory ? uint32_t{isa::x86::row_info(insn_->row).memory_alignment} << kInfoAlignmentShift : 0);
+  const uint32_t info =
+      size | (write ? kInfoWrite : 0) | (kind != AccessKind::kWrite ? kInfoRead : 0) |
+      (through_ss_ && !injected(context_, 28) ? kInfoStack : 0) | (x87_store ? kInfoX87Store : 0) |
+      (checked_late ? kInfoAlignCheck : 0) | static_cast<uint32_t>(mmu) << kInfoMmuShift |
+      (insn_->has_memory ? uint32_t{isa::x86::row_info(insn_->row).memory_alignment} << kInfoAlignmentShift : 0);
   defer([this, reg, write, info, after, start, miss, done, body] {
     e_.bind32(miss);
     e_.mov64(kScratchA, reg);
     e_.mov_imm32(kScratchC, info);
     e_.call(runtime_.thunks().memory);
-    e_.jrcxz_skip(2);       // 0: the TLB has it now
-    e_.u8(0xeb); e_.u8(5);  // jmp short over the next jump
+    e_.jrcxz_skip(2);  // 0: the TLB has it now
+    e_.u8(0xeb);
+    e_.u8(5);  // jmp short over the next jump
     e_.jmp(e_.exec_of(start));
     body({.base = kScratchA, .index = kScratchB});
     if (write) {

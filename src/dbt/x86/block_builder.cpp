@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // One block: fetch and decode, the dispatch to translation functions, prologue and end.
-#include "dbt/inject_bug.h"
 #include "dbt/x86/block_builder.h"
+#include "dbt/inject_bug.h"
 
 #include <algorithm>
 #include <cstring>
@@ -10,8 +10,8 @@ namespace rhea::dbt {
 
 using isa::x86::CpuMode;
 using isa::x86::DecodeStatus;
-using isa::x86::RowId;
 using isa::x86::row_info;
+using isa::x86::RowId;
 using How = isa::x86::Translation;
 
 namespace {
@@ -19,7 +19,8 @@ constexpr unsigned kMaxLength = 15;
 CpuMode cpu_mode(uint32_t word) { return static_cast<CpuMode>(word & mode::kCodeSizeMask); }
 }  // namespace
 
-BlockBuilder::BlockBuilder(Runtime& runtime, const Translator& translator, uint64_t rip, uint64_t physical, uint32_t mode)
+BlockBuilder::BlockBuilder(Runtime& runtime, const Translator& translator, uint64_t rip, uint64_t physical,
+                           uint32_t mode)
     : runtime_(runtime),
       translator_(translator),
       context_(runtime.context()),
@@ -37,7 +38,10 @@ void BlockBuilder::defer(std::function<void()> emit) {
 
 void BlockBuilder::point() {
   const auto host = static_cast<uint32_t>(e_.exec_position() - block_->code_start);
-  points_.push_back({.host_offset = host, .guest_offset = static_cast<uint16_t>(offset_), .guest_length = insn_->length, .index = static_cast<uint8_t>(count_ - 1)});
+  points_.push_back({.host_offset = host,
+                     .guest_offset = static_cast<uint16_t>(offset_),
+                     .guest_length = insn_->length,
+                     .index = static_cast<uint8_t>(count_ - 1)});
 }
 
 BlockBuilder::Fetch BlockBuilder::fetch(Insn& insn) {
@@ -79,7 +83,10 @@ BlockBuilder::Fetch BlockBuilder::fetch(Insn& insn) {
 void BlockBuilder::emit_straddle_check() {
   // The second page must still be where it was: its virtual page's entry in the code TLB says so.
   const auto field = [](size_t array) {
-    return HostMem{.base = kHRsp, .index = kHRcx, .scale = 8, .displacement = static_cast<int32_t>(offsetof(Context, code_tlb) + array)};
+    return HostMem{.base = kHRsp,
+                   .index = kHRcx,
+                   .scale = 8,
+                   .displacement = static_cast<int32_t>(offsetof(Context, code_tlb) + array)};
   };
   const bool flat = mode_ & mode::kFlat;
   e_.load64(kScratchC, context_field(offsetof(Context, code_base)));
@@ -156,14 +163,30 @@ bool BlockBuilder::emit_availability(const Insn& insn) {
   int vector = -1;
   switch (fpu_class_of(insn)) {
     case FpuClass::kNone: break;
-    case FpuClass::kX87: if (mode_ & mode::kFpuUnavailable) vector = kDeviceNotAvailable; break;
-    case FpuClass::kWait: if (mode_ & mode::kWaitChecksTs) vector = kDeviceNotAvailable; break;
-    case FpuClass::kMmx: vector = (mode_ & mode::kX87Emulated) ? kInvalidOpcode : (mode_ & mode::kSseTaskSwitched) ? kDeviceNotAvailable : -1; break;
-    case FpuClass::kSse: vector = (mode_ & mode::kSseUndefined) ? kInvalidOpcode : (mode_ & mode::kSseTaskSwitched) ? kDeviceNotAvailable : -1; break;
-    case FpuClass::kAvx:
-      vector = (mode_ & (mode::kAvxUndefined | mode::kReal)) ? kInvalidOpcode : (mode_ & mode::kSseTaskSwitched) && !injected(context_, 31) ? kDeviceNotAvailable : -1;
+    case FpuClass::kX87:
+      if (mode_ & mode::kFpuUnavailable) vector = kDeviceNotAvailable;
       break;
-    case FpuClass::kVexGpr: if (mode_ & mode::kReal) vector = kInvalidOpcode; break;
+    case FpuClass::kWait:
+      if (mode_ & mode::kWaitChecksTs) vector = kDeviceNotAvailable;
+      break;
+    case FpuClass::kMmx:
+      vector = (mode_ & mode::kX87Emulated)       ? kInvalidOpcode
+               : (mode_ & mode::kSseTaskSwitched) ? kDeviceNotAvailable
+                                                  : -1;
+      break;
+    case FpuClass::kSse:
+      vector = (mode_ & mode::kSseUndefined)      ? kInvalidOpcode
+               : (mode_ & mode::kSseTaskSwitched) ? kDeviceNotAvailable
+                                                  : -1;
+      break;
+    case FpuClass::kAvx:
+      vector = (mode_ & (mode::kAvxUndefined | mode::kReal))                 ? kInvalidOpcode
+               : (mode_ & mode::kSseTaskSwitched) && !injected(context_, 31) ? kDeviceNotAvailable
+                                                                             : -1;
+      break;
+    case FpuClass::kVexGpr:
+      if (mode_ & mode::kReal) vector = kInvalidOpcode;
+      break;
   }
   if (vector < 0) return true;
   raise_here(static_cast<uint8_t>(vector));
@@ -179,8 +202,10 @@ void BlockBuilder::emit_instruction(const Insn& insn) {
   switch (row_info(insn.row).translation) {
     case How::kCopy:
       // Deterministic runs draw their random numbers from the instruction count.
-      if (runtime_.options().instruction_clock && (insn.row == RowId::RDRAND || insn.row == RowId::RDSEED)) system(insn);
-      else copy(insn);
+      if (runtime_.options().instruction_clock && (insn.row == RowId::RDRAND || insn.row == RowId::RDSEED))
+        system(insn);
+      else
+        copy(insn);
       break;
     case How::kCopyX87:
     case How::kShiftCl:
@@ -210,9 +235,17 @@ void BlockBuilder::emit_instruction(const Insn& insn) {
     case How::kClac: access_control(insn); break;
     case How::kRdtsc:
     case How::kRdtscp: read_tsc(insn); break;
-    case How::kPusha: case How::kPopa: case How::kPushf: case How::kPopf: case How::kEnter:
-    case How::kString: case How::kRdpid: case How::kXgetbv: case How::kMaskMem:
-    case How::kFpuEnv: case How::kSystem: system(insn); break;
+    case How::kPusha:
+    case How::kPopa:
+    case How::kPushf:
+    case How::kPopf:
+    case How::kEnter:
+    case How::kString:
+    case How::kRdpid:
+    case How::kXgetbv:
+    case How::kMaskMem:
+    case How::kFpuEnv:
+    case How::kSystem: system(insn); break;
     case How::kUndefined: raise_here(kInvalidOpcode); break;
   }
 }
@@ -268,13 +301,17 @@ Block* BlockBuilder::build() {
     insn_ = &insns_[count_ - 1];
     point();
     shadow_open_ = false;
-    if (status == Fetch::kInvalid) raise_here(kInvalidOpcode);
-    else if (status == Fetch::kTooLong) raise_here(kGeneralProtection, true);
-    else emit_instruction(*insn_);
+    if (status == Fetch::kInvalid)
+      raise_here(kInvalidOpcode);
+    else if (status == Fetch::kTooLong)
+      raise_here(kGeneralProtection, true);
+    else
+      emit_instruction(*insn_);
     offset_ += insn_->length;
     if (ended_) break;
     bool stop = count_ == limit || second_page_ != kNoPage || one_shot_;
-    if (!stop && runtime_.has_breakpoints()) stop = runtime_.is_breakpoint(runtime_.linear_ip(rip_ + (offset_ - page_offset_)));
+    if (!stop && runtime_.has_breakpoints())
+      stop = runtime_.is_breakpoint(runtime_.linear_ip(rip_ + (offset_ - page_offset_)));
     if (!stop) {
       status = fetch(insns_[count_]);
       stop = status == Fetch::kStop;
@@ -282,8 +319,10 @@ Block* BlockBuilder::build() {
     if (stop) {
       const uint32_t next = offset_;
       offset_ -= insn_->length;
-      if (shadow_open_) emit_shadow(next);
-      else emit_exit(next, mode_);
+      if (shadow_open_)
+        emit_shadow(next);
+      else
+        emit_exit(next, mode_);
       offset_ = next;
       break;
     }

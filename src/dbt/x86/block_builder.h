@@ -38,7 +38,7 @@ class BlockBuilder {
   void emit_instruction(const Insn& insn);   // sets ended_ if the block ends with it
   bool emit_availability(const Insn& insn);  // false: raised instead
   void finish();
-  void point();                              // host code from here belongs to the current instruction
+  void point();  // host code from here belongs to the current instruction
   void flush_deferred();
   bool linkable() const;
   uint8_t code_size() const { return static_cast<uint8_t>(mode_ & mode::kCodeSizeMask); }
@@ -56,7 +56,7 @@ class BlockBuilder {
   // The body may use scratch C, and scratch B after folding the operand (fold()).
   void access(uint8_t reg, unsigned size, AccessKind kind, const Body& body, AfterStore after = AfterStore::kMayLeave);
   void access_operand(const Insn& insn, unsigned size, AccessKind kind, const Body& body);
-  HostMem fold(const HostMem& mem);          // the operand as [scratch A], which frees scratch B
+  HostMem fold(const HostMem& mem);  // the operand as [scratch A], which frees scratch B
 
   // ---- copying (copy.cpp) ----
   void copy(const Insn& insn);
@@ -93,7 +93,7 @@ class BlockBuilder {
   void emit_exit(int64_t target_offset, uint32_t mode_after);  // to IP code_base + target_offset
   void emit_branch(const Insn& insn);                          // to a relative branch's target
   void emit_link(int64_t target_offset, uint32_t mode_after);
-  void emit_target_ip(int64_t target_offset);                  // scratch A = IP
+  void emit_target_ip(int64_t target_offset);  // scratch A = IP
   // Jumps to the IP in scratch A; `popped`: bytes the instruction has taken off the stack.
   void emit_indirect(uint32_t mode_after, int popped = 0);
   void emit_poll(int64_t target_offset);
@@ -118,7 +118,7 @@ class BlockBuilder {
   void raise_here(uint8_t vector, bool with_error_code = false);
   void interrupt_flag(const Insn& insn);
   void emit_shadow(int64_t next_offset);
-  void access_control(const Insn& insn);     // STAC, CLAC
+  void access_control(const Insn& insn);  // STAC, CLAC
   void read_tsc(const Insn& insn);
   void load_gpr(uint8_t host, unsigned gpr);  // any guest register into a host one
   void store_gpr(unsigned gpr, uint8_t host);
@@ -135,13 +135,13 @@ class BlockBuilder {
 
   std::array<Insn, kMaxInstructions> insns_;
   unsigned count_ = 0;
-  uint32_t offset_ = 0;        // guest offset of the current instruction from code_base
-  const Insn* insn_ = nullptr; // the current one
+  uint32_t offset_ = 0;         // guest offset of the current instruction from code_base
+  const Insn* insn_ = nullptr;  // the current one
   bool ended_ = false;
   bool one_shot_ = false;
-  unsigned examined_ = 0;      // bytes that made the last instruction undecodable
-  bool shadow_open_ = false;   // the instruction before was STI
-  bool through_ss_ = false;    // the access being emitted goes through SS
+  unsigned examined_ = 0;     // bytes that made the last instruction undecodable
+  bool shadow_open_ = false;  // the instruction before was STI
+  bool through_ss_ = false;   // the access being emitted goes through SS
   uint64_t second_page_ = kNoPage;
   std::vector<HostPoint> points_;
   struct Deferred {

@@ -27,7 +27,9 @@ void BlockBuilder::emit_target_ip(int64_t target_offset) {
   }
 }
 
-int64_t BlockBuilder::branch_offset(const Insn& insn) const { return static_cast<int64_t>(offset_) + insn.length + insn.imm; }
+int64_t BlockBuilder::branch_offset(const Insn& insn) const {
+  return static_cast<int64_t>(offset_) + insn.length + insn.imm;
+}
 
 void BlockBuilder::emit_indirect(uint32_t mode_after, int popped) {
   const uint32_t info = offset_ | static_cast<uint32_t>(popped) << kBranchPoppedShift;
@@ -38,7 +40,11 @@ void BlockBuilder::emit_indirect(uint32_t mode_after, int popped) {
     return;
   }
   const auto field = [slot](size_t array) {
-    return HostMem{.base = kHRsp, .index = kHRcx, .scale = 8, .displacement = static_cast<int32_t>(offsetof(Context, jump_cache) + slot * sizeof(JumpCache) + array)};
+    return HostMem{
+        .base = kHRsp,
+        .index = kHRcx,
+        .scale = 8,
+        .displacement = static_cast<int32_t>(offsetof(Context, jump_cache) + slot * sizeof(JumpCache) + array)};
   };
   e_.movzx16(kScratchC, kScratchA);
   e_.load64(kScratchB, field(offsetof(JumpCache, target)));
@@ -114,15 +120,19 @@ void BlockBuilder::loop(const Insn& insn) {
     if (width == 8) {
       e_.lea64(kGuestRcx, {.base = kGuestRcx, .displacement = -1});
     } else if (width == 4) {
-      injected(context_, 32) ? e_.lea64(kGuestRcx, {.base = kGuestRcx, .displacement = -1}) : e_.lea32(kGuestRcx, {.base = kGuestRcx, .displacement = -1});
+      injected(context_, 32) ? e_.lea64(kGuestRcx, {.base = kGuestRcx, .displacement = -1})
+                             : e_.lea32(kGuestRcx, {.base = kGuestRcx, .displacement = -1});
     } else {
       e_.lea32(kScratchC, {.base = kGuestRcx, .displacement = -1});
       e_.op_reg({.opcode = 0x8b, .operand_size_prefix = true}, kGuestRcx, kScratchC);
     }
   }
-  if (width == 8) e_.mov64(kScratchC, kGuestRcx);
-  else if (width == 4) injected(context_, 33) ? e_.mov64(kScratchC, kGuestRcx) : e_.mov32(kScratchC, kGuestRcx);
-  else e_.movzx16(kScratchC, kGuestRcx);
+  if (width == 8)
+    e_.mov64(kScratchC, kGuestRcx);
+  else if (width == 4)
+    injected(context_, 33) ? e_.mov64(kScratchC, kGuestRcx) : e_.mov32(kScratchC, kGuestRcx);
+  else
+    e_.movzx16(kScratchC, kGuestRcx);
   e_.jrcxz_skip(5);
   uint8_t* const not_zero = e_.jmp_open();
   const int64_t next = static_cast<int64_t>(offset_) + insn.length;
@@ -135,7 +145,7 @@ void BlockBuilder::loop(const Insn& insn) {
   uint8_t* const fall_through = e_.jmp_open();
   e_.bind32(not_zero);
   uint8_t* unequal = nullptr;
-  if (insn.row == RowId::LOOPE_Jb) unequal = e_.jcc_open(5);   // ZF clear: leave
+  if (insn.row == RowId::LOOPE_Jb) unequal = e_.jcc_open(5);                                // ZF clear: leave
   if (insn.row == RowId::LOOPNE_Jb) unequal = e_.jcc_open(injected(context_, 34) ? 2 : 4);  // ZF set: leave
   emit_branch(insn);
   e_.bind32(fall_through);
@@ -146,11 +156,14 @@ void BlockBuilder::loop(const Insn& insn) {
 void BlockBuilder::call_relative(const Insn& insn) {
   const unsigned size = insn.operand_size;
   const int64_t next = static_cast<int64_t>(offset_) + insn.length;
-  push_with(size, [this, size, next](const HostMem& mem) {
-    e_.load64(kScratchC, context_field(offsetof(Context, code_base)));
-    e_.lea64(kScratchC, {.base = kScratchC, .displacement = static_cast<int32_t>(next)});
-    emit_sized_store(mem, kScratchC, size);
-  }, AfterStore::kStay);
+  push_with(
+      size,
+      [this, size, next](const HostMem& mem) {
+        e_.load64(kScratchC, context_field(offsetof(Context, code_base)));
+        e_.lea64(kScratchC, {.base = kScratchC, .displacement = static_cast<int32_t>(next)});
+        emit_sized_store(mem, kScratchC, size);
+      },
+      AfterStore::kStay);
   emit_branch(insn);
 }
 
@@ -158,9 +171,12 @@ void BlockBuilder::jump_indirect(const Insn& insn) {
   const unsigned size = insn.operand_size;
   if (insn.has_memory) {
     access_operand(insn, size, AccessKind::kRead, [this, size](const HostMem& mem) {
-      if (size == 8) e_.load64(kScratchA, mem);
-      else if (size == 4) e_.load32(kScratchA, mem);
-      else e_.load16(kScratchA, mem);
+      if (size == 8)
+        e_.load64(kScratchA, mem);
+      else if (size == 4)
+        e_.load32(kScratchA, mem);
+      else
+        e_.load16(kScratchA, mem);
     });
   } else {
     load_gpr(kScratchA, insn.operands[0].reg);
@@ -175,9 +191,12 @@ void BlockBuilder::call_indirect(const Insn& insn) {
   const HostMem target = context_field(offsetof(Context, scratch) + 24);
   if (insn.has_memory) {
     access_operand(insn, size, AccessKind::kRead, [this, size, target](const HostMem& mem) {
-      if (size == 8) e_.load64(kScratchC, mem);
-      else if (size == 4) e_.load32(kScratchC, mem);
-      else e_.load16(kScratchC, mem);
+      if (size == 8)
+        e_.load64(kScratchC, mem);
+      else if (size == 4)
+        e_.load32(kScratchC, mem);
+      else
+        e_.load16(kScratchC, mem);
       e_.store64(target, kScratchC);
     });
   } else {
@@ -187,11 +206,14 @@ void BlockBuilder::call_indirect(const Insn& insn) {
     e_.store64(target, kScratchC);
   }
   const int64_t next = static_cast<int64_t>(offset_) + insn.length;
-  push_with(size, [this, size, next](const HostMem& mem) {
-    e_.load64(kScratchC, context_field(offsetof(Context, code_base)));
-    e_.lea64(kScratchC, {.base = kScratchC, .displacement = static_cast<int32_t>(next)});
-    emit_sized_store(mem, kScratchC, size);
-  }, AfterStore::kStay);
+  push_with(
+      size,
+      [this, size, next](const HostMem& mem) {
+        e_.load64(kScratchC, context_field(offsetof(Context, code_base)));
+        e_.lea64(kScratchC, {.base = kScratchC, .displacement = static_cast<int32_t>(next)});
+        emit_sized_store(mem, kScratchC, size);
+      },
+      AfterStore::kStay);
   e_.load64(kScratchA, target);
   emit_indirect(mode_, -static_cast<int>(size));
 }
@@ -200,11 +222,16 @@ void BlockBuilder::ret(const Insn& insn) {
   const unsigned size = insn.operand_size;
   const uint8_t linear = emit_stack_offset(0, size, AccessKind::kRead);
   access(linear, size, AccessKind::kRead, [this, size](const HostMem& mem) {
-    if (size == 8) e_.load64(kScratchA, mem);
-    else if (size == 4) e_.load32(kScratchA, mem);
-    else e_.load16(kScratchA, mem);
+    if (size == 8)
+      e_.load64(kScratchA, mem);
+    else if (size == 4)
+      e_.load32(kScratchA, mem);
+    else
+      e_.load16(kScratchA, mem);
   });
-  const unsigned popped = size + (!insn.operand_count ? 0 : injected(context_, 35) ? static_cast<int16_t>(insn.imm) : static_cast<uint16_t>(insn.imm));
+  const unsigned popped = size + (!insn.operand_count      ? 0
+                                  : injected(context_, 35) ? static_cast<int16_t>(insn.imm)
+                                                           : static_cast<uint16_t>(insn.imm));
   adjust_stack(static_cast<int>(popped));
   emit_indirect(mode_, static_cast<int>(popped));
 }

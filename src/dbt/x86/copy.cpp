@@ -25,11 +25,14 @@ const Operand* memory_operand(const Insn& insn) {
     if (insn.operands[i].kind == OperandKind::kMemory) return &insn.operands[i];
   return nullptr;
 }
-bool is_x87(const Insn& insn) { return insn.map == 0 && insn.opcode >= 0xd8 && insn.opcode <= 0xdf && insn.vex == isa::x86::Vex::kNone; }
+bool is_x87(const Insn& insn) {
+  return insn.map == 0 && insn.opcode >= 0xd8 && insn.opcode <= 0xdf && insn.vex == isa::x86::Vex::kNone;
+}
 
 // Does 66 choose a 16-bit operand here? Not for vector and x87 forms, where it would be another opcode.
 bool word_operands(const Insn& insn) {
-  if (insn.operand_size != 2 || insn.vex != isa::x86::Vex::kNone || insn.mandatory_prefix == 0x66 || is_x87(insn)) return false;
+  if (insn.operand_size != 2 || insn.vex != isa::x86::Vex::kNone || insn.mandatory_prefix == 0x66 || is_x87(insn))
+    return false;
   for (unsigned i = 0; i < insn.operand_count; ++i) {
     const OperandKind kind = insn.operands[i].kind;
     if (kind == OperandKind::kVector || kind == OperandKind::kMmx) return false;
@@ -40,7 +43,8 @@ bool word_operands(const Insn& insn) {
 }  // namespace
 
 HostOpcode BlockBuilder::opcode_of(const Insn& insn) const {
-  HostOpcode code{.map = insn.map, .opcode = insn.opcode, .mandatory_prefix = insn.mandatory_prefix, .rex_w = insn.rex_w};
+  HostOpcode code{
+      .map = insn.map, .opcode = insn.opcode, .mandatory_prefix = insn.mandatory_prefix, .rex_w = insn.rex_w};
   code.operand_size_prefix = word_operands(insn);
   code.vex = insn.vex != isa::x86::Vex::kNone;
   code.vex_l = insn.vex_l;
@@ -63,14 +67,18 @@ void BlockBuilder::emit_immediate(const Insn& insn) {
 
 void BlockBuilder::load_gpr(uint8_t host, unsigned gpr) {
   const uint8_t from = host_register(static_cast<uint8_t>(gpr));
-  if (from == kHNone) e_.load64(host, gpr_slot(gpr));
-  else e_.mov64(host, from);
+  if (from == kHNone)
+    e_.load64(host, gpr_slot(gpr));
+  else
+    e_.mov64(host, from);
 }
 
 void BlockBuilder::store_gpr(unsigned gpr, uint8_t host) {
   const uint8_t to = host_register(static_cast<uint8_t>(gpr));
-  if (to == kHNone) e_.store64(gpr_slot(gpr), host);
-  else e_.mov64(to, host);
+  if (to == kHNone)
+    e_.store64(gpr_slot(gpr), host);
+  else
+    e_.mov64(to, host);
 }
 
 void BlockBuilder::copy(const Insn& insn) {
@@ -85,9 +93,11 @@ void BlockBuilder::copy(const Insn& insn) {
   }
   // An exception left pending by earlier x87 code comes before any fault of the operand.
   const FpuClass fpu = fpu_class_of(insn);
-  if (fpu == FpuClass::kMmx || (fpu == FpuClass::kX87 && (row_info(insn.row).translation == How::kCopyX87 || insn.row == isa::x86::RowId::FLDCW)))
+  if (fpu == FpuClass::kMmx || (fpu == FpuClass::kX87 && (row_info(insn.row).translation == How::kCopyX87 ||
+                                                          insn.row == isa::x86::RowId::FLDCW)))
     if (!injected(context_, 15)) e_.u8(0x9b);  // fwait
-  access_operand(insn, memory->size_bytes, kind_of(*memory), [this, &insn](const HostMem& mem) { copy_with(insn, &mem); });
+  access_operand(insn, memory->size_bytes, kind_of(*memory),
+                 [this, &insn](const HostMem& mem) { copy_with(insn, &mem); });
 }
 
 // Finds the fields that name general registers, and which of those live in memory.
@@ -97,16 +107,18 @@ BlockBuilder::CopyFields BlockBuilder::map_fields(const Insn& insn, HostOpcode& 
     const Operand& operand = insn.operands[i];
     if (operand.kind != OperandKind::kGpr) continue;
     CopyField* field = operand.source == OperandSource::kModrmReg ? &fields.reg
-                       : operand.source == OperandSource::kModrmRm || operand.source == OperandSource::kOpcodeReg ? &fields.rm
+                       : operand.source == OperandSource::kModrmRm || operand.source == OperandSource::kOpcodeReg
+                           ? &fields.rm
                        : operand.source == OperandSource::kVexVvvv ? &fields.vvvv
-                                                                  : nullptr;
+                                                                   : nullptr;
     if (!field) continue;
     field->operand = &operand;
     field->host = host_register(operand.reg);
     if (injected(context_, 1) && operand.reg == cpu::kR9 && insn.map == 1 && field == &fields.rm) field->host = kHR10;
     field->spilled = field->host == kHNone;
     fields.spilled += field->spilled;
-    if (operand.size_bytes == 1 && !field->spilled && field->host >= 4 && field->host < 8) code.force_rex = !(injected(context_, 2) && field->host == kHRdi);
+    if (operand.size_bytes == 1 && !field->spilled && field->host >= 4 && field->host < 8)
+      code.force_rex = !(injected(context_, 2) && field->host == kHRdi);
   }
   return fields;
 }
@@ -120,18 +132,22 @@ void BlockBuilder::load_spilled(CopyFields& fields, std::span<const uint8_t> tem
     if (!field->spilled) continue;
     // The same guest register in two fields shares one temporary.
     for (const CopyField* other : all)
-      if (other != field && other->spilled && other->operand->reg == field->operand->reg && other->host != kHNone && !injected(context_, 5)) field->host = other->host;
+      if (other != field && other->spilled && other->operand->reg == field->operand->reg && other->host != kHNone &&
+          !injected(context_, 5))
+        field->host = other->host;
     if (field->host != kHNone) continue;
     field->host = temporaries[used++];
     bool needed = reads(*field->operand) || (field->operand->size_bytes < 4 && !injected(context_, 4));
-    for (const CopyField* other : all) needed |= other != field && other->operand && other->operand->reg == field->operand->reg;
+    for (const CopyField* other : all)
+      needed |= other != field && other->operand && other->operand->reg == field->operand->reg;
     if (needed) e_.load64(field->host, gpr_slot(field->operand->reg));
   }
 }
 
 void BlockBuilder::store_spilled(const CopyFields& fields) {
   for (const CopyField* field : {&fields.reg, &fields.rm, &fields.vvvv})
-    if (field->spilled && writes(*field->operand) && !(injected(context_, 3) && field == &fields.reg && field->operand->reg == cpu::kR14))
+    if (field->spilled && writes(*field->operand) &&
+        !(injected(context_, 3) && field == &fields.reg && field->operand->reg == cpu::kR14))
       e_.store64(gpr_slot(field->operand->reg), field->host);
 }
 
@@ -166,13 +182,15 @@ void BlockBuilder::emit_copied(const Insn& insn, HostOpcode code, const CopyFiel
 void BlockBuilder::copy_with(const Insn& insn, const HostMem* guest_mem) {
   const isa::x86::RowInfo& row = row_info(insn.row);
   for (unsigned i = 0; i < insn.operand_count; ++i)
-    if (insn.operands[i].kind == OperandKind::kGpr && insn.operands[i].high_byte) return copy_high_byte(insn, guest_mem);
+    if (insn.operands[i].kind == OperandKind::kGpr && insn.operands[i].high_byte)
+      return copy_high_byte(insn, guest_mem);
 
   HostMem mem = guest_mem ? *guest_mem : HostMem{};
   HostOpcode code = opcode_of(insn);
   CopyFields fields = map_fields(insn, code);
   const bool count_in_cl = row.translation == How::kShiftCl;
-  const bool rcx_in = count_in_cl || ((row.implicit_read & (1u << cpu::kRcx)) && !(injected(context_, 7) && insn.row == isa::x86::RowId::CMPXCHG8B));
+  const bool rcx_in = count_in_cl || ((row.implicit_read & (1u << cpu::kRcx)) &&
+                                      !(injected(context_, 7) && insn.row == isa::x86::RowId::CMPXCHG8B));
   const bool rcx_out = (row.implicit_write & (1u << cpu::kRcx)) && !(injected(context_, 8) && insn.map == 3);
 
   // Temporaries: scratch C unless RCX itself is needed; scratch B once the operand is folded; scratch A without one.
@@ -211,7 +229,8 @@ void BlockBuilder::copy_high_byte(const Insn& insn, const HostMem* guest_mem) {
   for (unsigned i = 0; i < insn.operand_count; ++i) {
     const Operand& operand = insn.operands[i];
     if (operand.kind != OperandKind::kGpr) continue;
-    const auto number = static_cast<uint8_t>(operand.high_byte && !(injected(context_, 10) && operand.reg == cpu::kRdx) ? operand.reg + 4 : operand.reg);
+    const auto number = static_cast<uint8_t>(
+        operand.high_byte && !(injected(context_, 10) && operand.reg == cpu::kRdx) ? operand.reg + 4 : operand.reg);
     uint8_t host = number;
     if (operand.reg == cpu::kRcx) {
       uses_rcx = true;
@@ -233,9 +252,12 @@ void BlockBuilder::copy_high_byte(const Insn& insn, const HostMem* guest_mem) {
     e_.mov64(kHRdi, kGuestRsp);
   }
   if (uses_rcx || count_in_cl) e_.mov64(kHRcx, kGuestRcx);
-  if (guest_mem) e_.op_mem(code, reg_field, {.base = kHRdi});
-  else if (insn.has_modrm) e_.op_reg(code, reg_field, rm_field);
-  else e_.u8(static_cast<uint8_t>((insn.opcode & 0xf8) | (rm_field & 7)));  // MOV r8, imm8 (B0+r)
+  if (guest_mem)
+    e_.op_mem(code, reg_field, {.base = kHRdi});
+  else if (insn.has_modrm)
+    e_.op_reg(code, reg_field, rm_field);
+  else
+    e_.u8(static_cast<uint8_t>((insn.opcode & 0xf8) | (rm_field & 7)));  // MOV r8, imm8 (B0+r)
   emit_immediate(insn);
   if (writes_rcx && !injected(context_, 11)) e_.mov64(kGuestRcx, kHRcx);
   if (writes_rsp) e_.mov64(kGuestRsp, kHRdi);
@@ -248,7 +270,8 @@ void BlockBuilder::record_x87(const Insn& insn, bool has_operand) {
   e_.load64(kScratchC, context_field(offsetof(Context, code_base)));
   e_.lea64(kScratchC, {.base = kScratchC, .displacement = static_cast<int32_t>(offset_)});
   if (!(injected(context_, 13) && has_operand)) e_.store64(context_field(offsetof(Context, fpu_fip)), kScratchC);
-  e_.store16_imm(context_field(offsetof(Context, x87_last_fop)), static_cast<uint16_t>((insn.opcode & 7) << 8 | insn.modrm));
+  e_.store16_imm(context_field(offsetof(Context, x87_last_fop)),
+                 static_cast<uint16_t>((insn.opcode & 7) << 8 | insn.modrm));
   if (has_operand) {
     e_.store64(context_field(offsetof(Context, x87_last_fdp)), emit_offset(insn.mem));
   } else {  // a register form that raises leaves the data pointer as it was
@@ -291,8 +314,10 @@ void BlockBuilder::no_operation(const Insn& insn) {
 void BlockBuilder::clear_upper_vectors(const Insn& insn) {
   const bool all = insn.row == isa::x86::RowId::VZEROALL;
   for (uint8_t reg = 0; reg < 8; ++reg) {
-    if (all) e_.op_reg({.map = 1, .opcode = 0xef, .mandatory_prefix = 0x66, .vex = true, .vex_vvvv = reg}, reg, reg);  // vpxor
-    else e_.op_reg({.map = 1, .opcode = 0x28, .vex = true}, reg, reg);                                               // vmovaps
+    if (all)
+      e_.op_reg({.map = 1, .opcode = 0xef, .mandatory_prefix = 0x66, .vex = true, .vex_vvvv = reg}, reg, reg);  // vpxor
+    else
+      e_.op_reg({.map = 1, .opcode = 0x28, .vex = true}, reg, reg);  // vmovaps
   }
 }
 
@@ -313,15 +338,24 @@ void BlockBuilder::move_gpr(const Insn& insn) {
     const unsigned size = insn.opcode >= 0xb8 ? insn.operand_size : 1;
     if (size >= 4) {
       const uint8_t to = reg == kHNone ? static_cast<uint8_t>(kScratchC) : reg;
-      e_.mov_imm64(to, size != 4 ? static_cast<uint64_t>(insn.imm) : injected(context_, 16) && reg == kHNone ? static_cast<uint64_t>(static_cast<int32_t>(insn.imm)) : static_cast<uint32_t>(insn.imm));
+      e_.mov_imm64(to, size != 4                                 ? static_cast<uint64_t>(insn.imm)
+                       : injected(context_, 16) && reg == kHNone ? static_cast<uint64_t>(static_cast<int32_t>(insn.imm))
+                                                                 : static_cast<uint32_t>(insn.imm));
       if (reg == kHNone) e_.store64(gpr_slot(gpr), to);
     } else if (reg == kHNone) {
-      if (size == 1) e_.store8_imm(gpr_slot(gpr), static_cast<uint8_t>(insn.imm));
-      else e_.store16_imm(gpr_slot(gpr), static_cast<uint16_t>(insn.imm));
+      if (size == 1)
+        e_.store8_imm(gpr_slot(gpr), static_cast<uint8_t>(insn.imm));
+      else
+        e_.store16_imm(gpr_slot(gpr), static_cast<uint16_t>(insn.imm));
     } else {
-      e_.op_reg({.opcode = static_cast<uint8_t>(size == 1 ? 0xc6 : 0xc7), .operand_size_prefix = size == 2, .force_rex = size == 1 && reg >= 4}, 0, reg);
-      if (size == 1) e_.u8(static_cast<uint8_t>(insn.imm));
-      else e_.u16(static_cast<uint16_t>(insn.imm));
+      e_.op_reg({.opcode = static_cast<uint8_t>(size == 1 ? 0xc6 : 0xc7),
+                 .operand_size_prefix = size == 2,
+                 .force_rex = size == 1 && reg >= 4},
+                0, reg);
+      if (size == 1)
+        e_.u8(static_cast<uint8_t>(insn.imm));
+      else
+        e_.u16(static_cast<uint16_t>(insn.imm));
     }
     return;
   }
@@ -343,8 +377,10 @@ void BlockBuilder::load_effective_address(const Insn& insn) {
       }
       break;
     default:
-      if (to == kHNone) injected(context_, 18) ? e_.store64(gpr_slot(gpr), from) : e_.store16(gpr_slot(gpr), from);
-      else e_.op_reg({.opcode = 0x8b, .operand_size_prefix = true}, to, from);
+      if (to == kHNone)
+        injected(context_, 18) ? e_.store64(gpr_slot(gpr), from) : e_.store16(gpr_slot(gpr), from);
+      else
+        e_.op_reg({.opcode = 0x8b, .operand_size_prefix = true}, to, from);
       break;
   }
 }
@@ -357,10 +393,11 @@ void BlockBuilder::bit_string(const Insn& insn) {
   uint8_t offset = emit_offset(insn.mem);
   if (offset != kScratchA) e_.mov64(kScratchA, offset);
   load_gpr(kScratchC, gpr);
-  if (size == 4) e_.op_reg({.opcode = 0x63, .rex_w = !injected(context_, 19)}, kScratchC, kScratchC);                  // movsxd
-  if (size == 2) e_.op_reg({.map = 1, .opcode = 0xbf, .rex_w = true}, kScratchC, kScratchC);         // movsx
+  if (size == 4) e_.op_reg({.opcode = 0x63, .rex_w = !injected(context_, 19)}, kScratchC, kScratchC);  // movsxd
+  if (size == 2) e_.op_reg({.map = 1, .opcode = 0xbf, .rex_w = true}, kScratchC, kScratchC);           // movsx
   e_.mov_imm32(kScratchB, size == 8 ? 6 : size == 4 ? 5 : 4);
-  e_.op_reg({.map = 2, .opcode = 0xf7, .mandatory_prefix = 0xf3, .rex_w = true, .vex = true, .vex_vvvv = kScratchB}, kScratchC, kScratchC);  // sarx
+  e_.op_reg({.map = 2, .opcode = 0xf7, .mandatory_prefix = 0xf3, .rex_w = true, .vex = true, .vex_vvvv = kScratchB},
+            kScratchC, kScratchC);  // sarx
   const HostMem moved{.base = kScratchA, .index = kScratchC, .scale = static_cast<uint8_t>(size)};
   if (insn.mem.address_size == 8) {
     e_.lea64(kScratchA, moved);
@@ -378,7 +415,10 @@ void BlockBuilder::bit_string(const Insn& insn) {
       e_.load64(kScratchB, gpr_slot(gpr));
       from = kScratchB;
     }
-    e_.pext64(kScratchC, from, context_field(offsetof(Context, bit_masks) + (size == 8 ? 16 : size == 4 || injected(context_, 20) ? 8 : 0)));
+    e_.pext64(kScratchC, from,
+              context_field(offsetof(Context, bit_masks) + (size == 8                             ? 16
+                                                            : size == 4 || injected(context_, 20) ? 8
+                                                                                                  : 0)));
     e_.op_mem(opcode_of(insn), kScratchC, operand);
   });
 }

@@ -9,7 +9,25 @@
 
 namespace rhea::dbt {
 
-enum HostReg : uint8_t { kHRax, kHRcx, kHRdx, kHRbx, kHRsp, kHRbp, kHRsi, kHRdi, kHR8, kHR9, kHR10, kHR11, kHR12, kHR13, kHR14, kHR15, kHNone = 0xff };
+enum HostReg : uint8_t {
+  kHRax,
+  kHRcx,
+  kHRdx,
+  kHRbx,
+  kHRsp,
+  kHRbp,
+  kHRsi,
+  kHRdi,
+  kHR8,
+  kHR9,
+  kHR10,
+  kHR11,
+  kHR12,
+  kHR13,
+  kHR14,
+  kHR15,
+  kHNone = 0xff
+};
 
 // A host memory operand [base + index * scale + displacement].
 struct HostMem {
@@ -21,13 +39,13 @@ struct HostMem {
 
 // An opcode as it is written: legacy prefixes, map, REX.W or VEX fields.
 struct HostOpcode {
-  uint8_t map = 0;             // 0: one byte, 1: 0F, 2: 0F38, 3: 0F3A
+  uint8_t map = 0;  // 0: one byte, 1: 0F, 2: 0F38, 3: 0F3A
   uint8_t opcode = 0;
   uint8_t mandatory_prefix = 0;
   bool operand_size_prefix = false;
   bool lock = false;
   bool rex_w = false;
-  bool force_rex = false;      // byte registers SPL, BPL, SIL, DIL
+  bool force_rex = false;  // byte registers SPL, BPL, SIL, DIL
   bool vex = false;
   uint8_t vex_l = 0;
   uint8_t vex_vvvv = 0;
@@ -39,7 +57,7 @@ class Emitter {
  public:
   Emitter(uint8_t* write, ptrdiff_t exec_delta) : p_(write), exec_delta_(exec_delta) {}
 
-  uint8_t* position() const { return p_; }                        // writable alias
+  uint8_t* position() const { return p_; }  // writable alias
   uint64_t exec_position() const { return reinterpret_cast<uint64_t>(p_) + exec_delta_; }
   uint64_t exec_of(const uint8_t* write) const { return reinterpret_cast<uint64_t>(write) + exec_delta_; }
 
@@ -59,7 +77,9 @@ class Emitter {
   }
 
   // --- what the translator itself uses; none but the ones marked touches the flags ---
-  void mov64(uint8_t to, uint8_t from) { if (to != from) op_reg({.opcode = 0x8b, .rex_w = true}, to, from); }
+  void mov64(uint8_t to, uint8_t from) {
+    if (to != from) op_reg({.opcode = 0x8b, .rex_w = true}, to, from);
+  }
   void mov32(uint8_t to, uint8_t from) { op_reg({.opcode = 0x8b}, to, from); }
   void load64(uint8_t to, const HostMem& mem) { op_mem({.opcode = 0x8b, .rex_w = true}, to, mem); }
   void load32(uint8_t to, const HostMem& mem) { op_mem({.opcode = 0x8b}, to, mem); }
@@ -69,10 +89,22 @@ class Emitter {
   void store32(const HostMem& mem, uint8_t from) { op_mem({.opcode = 0x89}, from, mem); }
   void store16(const HostMem& mem, uint8_t from) { op_mem({.opcode = 0x89, .operand_size_prefix = true}, from, mem); }
   void store8(const HostMem& mem, uint8_t from) { op_mem({.opcode = 0x88, .force_rex = from >= 4}, from, mem); }
-  void store8_imm(const HostMem& mem, uint8_t value) { op_mem({.opcode = 0xc6}, 0, mem); u8(value); }
-  void store16_imm(const HostMem& mem, uint16_t value) { op_mem({.opcode = 0xc7, .operand_size_prefix = true}, 0, mem); u16(value); }
-  void store32_imm(const HostMem& mem, uint32_t value) { op_mem({.opcode = 0xc7}, 0, mem); u32(value); }
-  void store64_imm(const HostMem& mem, int32_t value) { op_mem({.opcode = 0xc7, .rex_w = true}, 0, mem); u32(static_cast<uint32_t>(value)); }
+  void store8_imm(const HostMem& mem, uint8_t value) {
+    op_mem({.opcode = 0xc6}, 0, mem);
+    u8(value);
+  }
+  void store16_imm(const HostMem& mem, uint16_t value) {
+    op_mem({.opcode = 0xc7, .operand_size_prefix = true}, 0, mem);
+    u16(value);
+  }
+  void store32_imm(const HostMem& mem, uint32_t value) {
+    op_mem({.opcode = 0xc7}, 0, mem);
+    u32(value);
+  }
+  void store64_imm(const HostMem& mem, int32_t value) {
+    op_mem({.opcode = 0xc7, .rex_w = true}, 0, mem);
+    u32(static_cast<uint32_t>(value));
+  }
   void lea64(uint8_t to, const HostMem& mem) { op_mem({.opcode = 0x8d, .rex_w = true}, to, mem); }
   void lea32(uint8_t to, const HostMem& mem) { op_mem({.opcode = 0x8d}, to, mem); }
   void movzx16(uint8_t to, uint8_t from) { op_reg({.map = 1, .opcode = 0xb7}, to, from); }
@@ -82,7 +114,8 @@ class Emitter {
     u8(count);
   }
   void pext64(uint8_t to, uint8_t from, const HostMem& mask) {
-    op_mem({.map = 2, .opcode = 0xf5, .mandatory_prefix = 0xf3, .rex_w = true, .vex = true, .vex_vvvv = from}, to, mask);
+    op_mem({.map = 2, .opcode = 0xf5, .mandatory_prefix = 0xf3, .rex_w = true, .vex = true, .vex_vvvv = from}, to,
+           mask);
   }
   void mov_imm64(uint8_t to, uint64_t value) {
     if (value <= 0xffffffffu) {
@@ -103,17 +136,43 @@ class Emitter {
   }
 
   // Jumps. Targets are addresses in the executable alias.
-  void jmp(uint64_t target) { u8(0xe9); rel32(target); }
-  void call(uint64_t target) { u8(0xe8); rel32(target); }
+  void jmp(uint64_t target) {
+    u8(0xe9);
+    rel32(target);
+  }
+  void call(uint64_t target) {
+    u8(0xe8);
+    rel32(target);
+  }
   void jmp_reg(uint8_t reg) { op_reg({.opcode = 0xff}, 4, reg); }
   void jmp_mem(const HostMem& mem) { op_mem({.opcode = 0xff}, 4, mem); }
   // jrcxz over the next `skip` bytes.
-  void jrcxz_skip(uint8_t skip) { u8(0xe3); u8(skip); }
+  void jrcxz_skip(uint8_t skip) {
+    u8(0xe3);
+    u8(skip);
+  }
   // Emits a jump with an open 32-bit displacement and returns where to patch it.
-  uint8_t* jmp_open() { u8(0xe9); u32(0); return p_ - 4; }
-  uint8_t* jcc_open(uint8_t condition) { u8(0x0f); u8(static_cast<uint8_t>(0x80 | condition)); u32(0); return p_ - 4; }
-  uint8_t* jrcxz_open() { u8(0xe3); u8(0); return p_ - 1; }
-  uint8_t* jcc8_open(uint8_t condition) { u8(static_cast<uint8_t>(0x70 | condition)); u8(0); return p_ - 1; }
+  uint8_t* jmp_open() {
+    u8(0xe9);
+    u32(0);
+    return p_ - 4;
+  }
+  uint8_t* jcc_open(uint8_t condition) {
+    u8(0x0f);
+    u8(static_cast<uint8_t>(0x80 | condition));
+    u32(0);
+    return p_ - 4;
+  }
+  uint8_t* jrcxz_open() {
+    u8(0xe3);
+    u8(0);
+    return p_ - 1;
+  }
+  uint8_t* jcc8_open(uint8_t condition) {
+    u8(static_cast<uint8_t>(0x70 | condition));
+    u8(0);
+    return p_ - 1;
+  }
   void bind32(uint8_t* site) { bind32_to(site, p_); }
   static void bind32_to(uint8_t* site, const uint8_t* target) {
     const auto displacement = static_cast<int32_t>(target - (site + 4));
@@ -124,11 +183,16 @@ class Emitter {
     RHEA_CHECK(displacement >= -128 && displacement <= 127);
     *site = static_cast<uint8_t>(displacement);
   }
-  void align(unsigned bytes) { while (reinterpret_cast<uint64_t>(p_) % bytes) u8(0x90); }
+  void align(unsigned bytes) {
+    while (reinterpret_cast<uint64_t>(p_) % bytes) u8(0x90);
+  }
 
  private:
   template <class T>
-  void put(T value) { std::memcpy(p_, &value, sizeof value); p_ += sizeof value; }
+  void put(T value) {
+    std::memcpy(p_, &value, sizeof value);
+    p_ += sizeof value;
+  }
 
   void rel32(uint64_t target) {
     const int64_t displacement = static_cast<int64_t>(target) - static_cast<int64_t>(exec_position() + 4);
@@ -139,7 +203,10 @@ class Emitter {
   void prefixes(const HostOpcode& code, uint8_t reg, uint8_t index, uint8_t base) {
     const uint8_t r = (reg >> 3) & 1, x = (index >> 3) & 1, b = (base >> 3) & 1;
     if (code.vex) {
-      const uint8_t pp = code.mandatory_prefix == 0x66 ? 1 : code.mandatory_prefix == 0xf3 ? 2 : code.mandatory_prefix == 0xf2 ? 3 : 0;
+      const uint8_t pp = code.mandatory_prefix == 0x66   ? 1
+                         : code.mandatory_prefix == 0xf3 ? 2
+                         : code.mandatory_prefix == 0xf2 ? 3
+                                                         : 0;
       const auto tail = static_cast<uint8_t>(((~code.vex_vvvv & 15) << 3) | (code.vex_l << 2) | pp);
       if (!x && !b && code.map == 1 && !code.rex_w) {
         u8(0xc5);
@@ -176,9 +243,12 @@ class Emitter {
     }
     const int32_t d = mem.displacement;
     uint8_t mod;
-    if (d == 0 && (mem.base & 7) != 5) mod = 0;
-    else if (d == static_cast<int8_t>(d)) mod = 0x40;
-    else mod = 0x80;
+    if (d == 0 && (mem.base & 7) != 5)
+      mod = 0;
+    else if (d == static_cast<int8_t>(d))
+      mod = 0x40;
+    else
+      mod = 0x80;
     if (mem.index != kHNone || (mem.base & 7) == 4) {
       u8(static_cast<uint8_t>(mod | reg_bits | 4));
       u8(static_cast<uint8_t>(scale_bits | ((mem.index == kHNone ? 4 : mem.index & 7) << 3) | (mem.base & 7)));

@@ -49,7 +49,8 @@ void BlockBuilder::interrupt_flag(const Insn& insn) {
     if (runtime_.options().instruction_clock) {  // the rest of the block was counted
       const HostMem left = context_field(offsetof(Context, instructions_left));
       e_.load64(kScratchB, left);
-      e_.lea64(kScratchB, {.base = kScratchB, .displacement = static_cast<int32_t>(block_->instruction_count - count_)});
+      e_.lea64(kScratchB,
+               {.base = kScratchB, .displacement = static_cast<int32_t>(block_->instruction_count - count_)});
       e_.store64(left, kScratchB);
     }
     emit_shadow(next);
@@ -102,7 +103,8 @@ void BlockBuilder::read_tsc(const Insn& insn) {
   e_.rorx64(kHRdx, kHRax, 32);
   e_.mov32(kHRdx, kHRdx);
   e_.mov32(kHRax, kHRax);
-  if (insn.row == RowId::RDTSCP && !injected(context_, 44)) e_.load32(kGuestRcx, context_field(offsetof(Context, state) + offsetof(cpu::CpuState, tsc_aux)));
+  if (insn.row == RowId::RDTSCP && !injected(context_, 44))
+    e_.load32(kGuestRcx, context_field(offsetof(Context, state) + offsetof(cpu::CpuState, tsc_aux)));
 }
 
 }  // namespace rhea::dbt

@@ -36,16 +36,22 @@ void BlockBuilder::push_with(unsigned size, const std::function<void(const HostM
   const uint8_t linear = emit_stack_offset(-static_cast<int>(size), size, AccessKind::kWrite);
   bool early = injected(context_, 40) && after == AfterStore::kStay;
   if (early) adjust_stack(-static_cast<int>(size));
-  access(linear, size, AccessKind::kWrite, [this, size, store, early](const HostMem& mem) {
-    store(mem);
-    if (!early) adjust_stack(-static_cast<int>(size));
-  }, after);
+  access(
+      linear, size, AccessKind::kWrite,
+      [this, size, store, early](const HostMem& mem) {
+        store(mem);
+        if (!early) adjust_stack(-static_cast<int>(size));
+      },
+      after);
 }
 
 void BlockBuilder::emit_sized_store(const HostMem& mem, uint8_t reg, unsigned size) {
-  if (size == 8) e_.store64(mem, reg);
-  else if (size == 4) e_.store32(mem, reg);
-  else e_.store16(mem, reg);
+  if (size == 8)
+    e_.store64(mem, reg);
+  else if (size == 4)
+    e_.store32(mem, reg);
+  else
+    e_.store16(mem, reg);
 }
 
 void BlockBuilder::push(const Insn& insn) {
@@ -53,36 +59,52 @@ void BlockBuilder::push(const Insn& insn) {
   const auto& operand = insn.operands[0];
   if (operand.kind == OperandKind::kImmediate) {
     const int64_t value = insn.imm;
-    push_with(size, [this, size, value](const HostMem& mem) {
-      if (size == 8) e_.store64_imm(mem, static_cast<int32_t>(value));
-      else if (size == 4) e_.store32_imm(mem, static_cast<uint32_t>(value));
-      else e_.store16_imm(mem, static_cast<uint16_t>(value));
-    }, AfterStore::kMayLeave);
+    push_with(
+        size,
+        [this, size, value](const HostMem& mem) {
+          if (size == 8)
+            e_.store64_imm(mem, static_cast<int32_t>(value));
+          else if (size == 4)
+            e_.store32_imm(mem, static_cast<uint32_t>(value));
+          else
+            e_.store16_imm(mem, static_cast<uint16_t>(value));
+        },
+        AfterStore::kMayLeave);
     return;
   }
   if (operand.kind == OperandKind::kMemory) {
     access_operand(insn, size, AccessKind::kRead, [this, size](const HostMem& mem) {
-      if (size == 8) e_.load64(kScratchC, mem);
-      else if (size == 4) e_.load32(kScratchC, mem);
-      else e_.load16(kScratchC, mem);
+      if (size == 8)
+        e_.load64(kScratchC, mem);
+      else if (size == 4)
+        e_.load32(kScratchC, mem);
+      else
+        e_.load16(kScratchC, mem);
       e_.store64(context_field(offsetof(Context, scratch)), kScratchC);
     });
-    push_with(size, [this, size](const HostMem& mem) {
-      e_.load64(kScratchC, context_field(offsetof(Context, scratch)));
-      emit_sized_store(mem, kScratchC, size);
-    }, AfterStore::kMayLeave);
+    push_with(
+        size,
+        [this, size](const HostMem& mem) {
+          e_.load64(kScratchC, context_field(offsetof(Context, scratch)));
+          emit_sized_store(mem, kScratchC, size);
+        },
+        AfterStore::kMayLeave);
     return;
   }
   const unsigned gpr = operand.reg;
-  push_with(size, [this, size, gpr](const HostMem& mem) {
-    uint8_t reg = host_register(static_cast<uint8_t>(gpr));
-    if (reg == kHNone) {
-      e_.load64(kScratchC, gpr_slot(gpr));
-      reg = kScratchC;
-    }
-    if (injected(context_, 38) && gpr == cpu::kRsp) e_.lea64(reg = kScratchC, {.base = kGuestRsp, .displacement = -static_cast<int>(size)});
-    emit_sized_store(mem, reg, size);
-  }, AfterStore::kMayLeave);
+  push_with(
+      size,
+      [this, size, gpr](const HostMem& mem) {
+        uint8_t reg = host_register(static_cast<uint8_t>(gpr));
+        if (reg == kHNone) {
+          e_.load64(kScratchC, gpr_slot(gpr));
+          reg = kScratchC;
+        }
+        if (injected(context_, 38) && gpr == cpu::kRsp)
+          e_.lea64(reg = kScratchC, {.base = kGuestRsp, .displacement = -static_cast<int>(size)});
+        emit_sized_store(mem, reg, size);
+      },
+      AfterStore::kMayLeave);
 }
 
 void BlockBuilder::pop(const Insn& insn) {
@@ -91,25 +113,32 @@ void BlockBuilder::pop(const Insn& insn) {
   const uint8_t linear = emit_stack_offset(0, size, AccessKind::kRead);
   if (operand.kind == OperandKind::kMemory) {
     access(linear, size, AccessKind::kRead, [this, size](const HostMem& mem) {
-      if (size == 8) e_.load64(kScratchC, mem);
-      else if (size == 4) e_.load32(kScratchC, mem);
-      else e_.load16(kScratchC, mem);
+      if (size == 8)
+        e_.load64(kScratchC, mem);
+      else if (size == 4)
+        e_.load32(kScratchC, mem);
+      else
+        e_.load16(kScratchC, mem);
       e_.store64(context_field(offsetof(Context, scratch)), kScratchC);
     });
     // An RSP-based address is computed after the increment. [SDM-2B POP]
     const int64_t extra = insn.mem.base == cpu::kRsp && !injected(context_, 39) ? static_cast<int64_t>(size) : 0;
-    access(emit_linear(insn, size, AccessKind::kWrite, extra), size, AccessKind::kWrite, [this, size](const HostMem& mem) {
-      e_.load64(kScratchC, context_field(offsetof(Context, scratch)));
-      emit_sized_store(mem, kScratchC, size);
-      adjust_stack(static_cast<int>(size));
-    });
+    access(emit_linear(insn, size, AccessKind::kWrite, extra), size, AccessKind::kWrite,
+           [this, size](const HostMem& mem) {
+             e_.load64(kScratchC, context_field(offsetof(Context, scratch)));
+             emit_sized_store(mem, kScratchC, size);
+             adjust_stack(static_cast<int>(size));
+           });
     return;
   }
   const unsigned gpr = operand.reg;
   access(linear, size, AccessKind::kRead, [this, size](const HostMem& mem) {
-    if (size == 8) e_.load64(kScratchC, mem);
-    else if (size == 4) e_.load32(kScratchC, mem);
-    else e_.load16(kScratchC, mem);
+    if (size == 8)
+      e_.load64(kScratchC, mem);
+    else if (size == 4)
+      e_.load32(kScratchC, mem);
+    else
+      e_.load16(kScratchC, mem);
   });
   if (gpr == cpu::kRsp) {
     if (size == 2) {  // POP SP: the increment is lost in the low half only
@@ -134,7 +163,8 @@ void BlockBuilder::pop(const Insn& insn) {
 
 void BlockBuilder::leave(const Insn& insn) {
   const unsigned size = insn.operand_size;
-  if (!(mode_ & mode::kFlat) || (mode_ & mode::kReal) || !(mode_ & mode::kStackBig) || size == 2 || (mode_ & mode::kAlignCheck)) {
+  if (!(mode_ & mode::kFlat) || (mode_ & mode::kReal) || !(mode_ & mode::kStackBig) || size == 2 ||
+      (mode_ & mode::kAlignCheck)) {
     system(insn);
     return;
   }

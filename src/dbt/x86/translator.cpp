@@ -18,7 +18,8 @@ bool has_letter(std::string_view operands, std::string_view letters) {
   // Operand columns are "access letter size": the letter is the first capital of each.
   bool at_start = true;
   for (const char c : operands) {
-    if (c == ',') at_start = true;
+    if (c == ',')
+      at_start = true;
     else if (at_start && c >= 'A' && c <= 'Z') {
       if (letters.find(c) != std::string_view::npos) return true;
       at_start = false;
@@ -29,10 +30,13 @@ bool has_letter(std::string_view operands, std::string_view letters) {
 
 FpuClass fpu_class(const RowInfo& row) {
   if (row.name == "WAIT") return FpuClass::kWait;
-  if (row.translation == How::kFpuEnv) return row.map == 0 ? FpuClass::kX87 : FpuClass::kNone;  // the system function checks
-  if (row.map == 0 && row.opcode >= 0xd8 && row.opcode <= 0xdf && row.translation != How::kSystem) return FpuClass::kX87;
+  if (row.translation == How::kFpuEnv)
+    return row.map == 0 ? FpuClass::kX87 : FpuClass::kNone;  // the system function checks
+  if (row.map == 0 && row.opcode >= 0xd8 && row.opcode <= 0xdf && row.translation != How::kSystem)
+    return FpuClass::kX87;
   const bool vex = row.encoding.find("VEX.") != std::string_view::npos;
-  const bool vector = has_letter(row.operands, "VWUHLK") || row.feature == "avx" || row.name.find("MXCSR") != std::string_view::npos;
+  const bool vector =
+      has_letter(row.operands, "VWUHLK") || row.feature == "avx" || row.name.find("MXCSR") != std::string_view::npos;
   if (vex) return vector ? FpuClass::kAvx : FpuClass::kVexGpr;
   if (has_letter(row.operands, "PQN") || row.feature == "mmx") return FpuClass::kMmx;
   return vector ? FpuClass::kSse : FpuClass::kNone;
@@ -59,6 +63,8 @@ Translator::Translator(Runtime& runtime) : runtime_(runtime) {
   }
 }
 
-Block* Translator::translate(uint64_t rip, uint64_t physical, uint32_t mode) { return BlockBuilder(runtime_, *this, rip, physical, mode).build(); }
+Block* Translator::translate(uint64_t rip, uint64_t physical, uint32_t mode) {
+  return BlockBuilder(runtime_, *this, rip, physical, mode).build();
+}
 
 }  // namespace rhea::dbt

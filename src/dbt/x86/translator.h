@@ -30,7 +30,7 @@ class Translator {
 
   // Facts about each row for this CPU model.
   struct RowFacts {
-    bool offered = true;      // the CPU model has the row's features
+    bool offered = true;  // the CPU model has the row's features
     FpuClass fpu = FpuClass::kNone;
   };
   const RowFacts& facts(isa::x86::RowId row) const { return facts_[static_cast<size_t>(row)]; }

@@ -122,8 +122,8 @@ uint16_t PciFunction::add_capability(uint8_t id, std::span<const uint8_t> body, 
     if (!write_mask.empty()) set_write_mask(at, 1, write_mask[i]);
   }
   // Linked at the end, in the order of their adding.
-  set_config(last_capability_ == 0 ? static_cast<uint16_t>(kCapabilities) : static_cast<uint16_t>(last_capability_ + 1), 1,
-             offset);
+  set_config(last_capability_ == 0 ? static_cast<uint16_t>(kCapabilities) : static_cast<uint16_t>(last_capability_ + 1),
+             1, offset);
   set_config(kStatus, 2, load(config_, kStatus, 2) | kStatusCapabilities);
   last_capability_ = offset;
   next_capability_ = static_cast<uint16_t>((offset + 2 + body.size() + 3) & ~size_t{3});
@@ -143,7 +143,8 @@ void PciFunction::config_write(uint16_t offset, uint32_t value, unsigned size_by
   for (unsigned i = 0; i < size_bytes; ++i) {
     const auto byte = static_cast<uint8_t>(value >> (8 * i));
     const size_t at = offset + i;
-    const uint8_t kept = config_[at] & static_cast<uint8_t>(~write_mask_[at]) & static_cast<uint8_t>(~(byte & clear_mask_[at]));
+    const uint8_t kept =
+        config_[at] & static_cast<uint8_t>(~write_mask_[at]) & static_cast<uint8_t>(~(byte & clear_mask_[at]));
     config_[at] = static_cast<uint8_t>(kept | (byte & write_mask_[at]));
   }
   const bool command = overlaps(offset, size_bytes, kCommand, 2);

@@ -52,17 +52,17 @@ class PciFunction : public io::Device {
   // --- set-up, before the VM runs ---
   struct Bar {
     BarKind kind = BarKind::kMemory32;
-    uint64_t size_bytes = 0;             // a power of two; at least 16 (memory) or 4 (I/O)
+    uint64_t size_bytes = 0;  // a power of two; at least 16 (memory) or 4 (I/O)
     bool prefetchable = false;
-    io::IoHandler* handler = nullptr;    // offsets are relative to the BAR
+    io::IoHandler* handler = nullptr;  // offsets are relative to the BAR
   };
   void add_bar(unsigned index, const Bar& bar);  // a 64-bit BAR takes index and index + 1
   // Appends a capability: `body` follows the two header bytes; `write_mask` (same length or empty) says which
   // bits the guest may change. Returns its offset in configuration space.
   uint16_t add_capability(uint8_t id, std::span<const uint8_t> body, std::span<const uint8_t> write_mask = {});
-  void set_config(uint16_t offset, unsigned size_bytes, uint32_t value);       // the value, from our side
-  void set_write_mask(uint16_t offset, unsigned size_bytes, uint32_t mask);    // bits the guest may write
-  void set_clear_mask(uint16_t offset, unsigned size_bytes, uint32_t mask);    // bits cleared by writing one
+  void set_config(uint16_t offset, unsigned size_bytes, uint32_t value);     // the value, from our side
+  void set_write_mask(uint16_t offset, unsigned size_bytes, uint32_t mask);  // bits the guest may write
+  void set_clear_mask(uint16_t offset, unsigned size_bytes, uint32_t mask);  // bits cleared by writing one
   uint32_t config(uint16_t offset, unsigned size_bytes) const;
 
   // --- running ---

@@ -113,7 +113,8 @@ TEST_F(PciFunctionTest, BarsInImpossiblePlacesAreNotDecoded) {
 
 TEST_F(PciFunctionTest, RamHidesABar) {
   std::vector<std::byte> ram(4096, std::byte{0x77});
-  h_.physical.map({.start = 0x100000, .size_bytes = 4096, .kind = io::RangeKind::kRam, .host = ram.data(), .name = "ram"});
+  h_.physical.map(
+      {.start = 0x100000, .size_bytes = 4096, .kind = io::RangeKind::kRam, .host = ram.data(), .name = "ram"});
   set(0x14, 0x100000);
   set(4, 2, 2);
   EXPECT_EQ(h_.read8(0x100000), 0x77);

@@ -30,15 +30,16 @@ enum Offset : uint16_t {
   kFirstExtendedCapability = 0x100,
 };
 
-inline constexpr uint16_t kCommandIo = 1u << 0, kCommandMemory = 1u << 1, kCommandMaster = 1u << 2, kCommandParity = 1u << 6,
-                          kCommandSerr = 1u << 8, kCommandIntxDisable = 1u << 10;
+inline constexpr uint16_t kCommandIo = 1u << 0, kCommandMemory = 1u << 1, kCommandMaster = 1u << 2,
+                          kCommandParity = 1u << 6, kCommandSerr = 1u << 8, kCommandIntxDisable = 1u << 10;
 inline constexpr uint16_t kStatusInterrupt = 1u << 3, kStatusCapabilities = 1u << 4;
 inline constexpr uint16_t kStatusWriteOneToClear = 0xf900;
 inline constexpr uint8_t kHeaderMultifunction = 0x80;
 
 inline constexpr uint32_t kBarIo = 1, kBarMemory64 = 4, kBarPrefetchable = 8;
 
-inline constexpr uint8_t kCapabilityMsi = 0x05, kCapabilityVendor = 0x09, kCapabilityPciExpress = 0x10, kCapabilityMsix = 0x11;
+inline constexpr uint8_t kCapabilityMsi = 0x05, kCapabilityVendor = 0x09, kCapabilityPciExpress = 0x10,
+                         kCapabilityMsix = 0x11;
 
 inline constexpr uint16_t kConfigAddressPort = 0xcf8, kConfigDataPort = 0xcfc;
 inline constexpr uint32_t kConfigEnable = 1u << 31;

@@ -12,8 +12,8 @@ namespace rhea::devices {
 class CharReceiver {
  public:
   virtual ~CharReceiver() = default;
-  virtual size_t receive_capacity() const = 0;                   // bytes that receive() would take now
-  virtual size_t receive(std::span<const std::byte> data) = 0;   // returns how many were taken, from the front
+  virtual size_t receive_capacity() const = 0;                  // bytes that receive() would take now
+  virtual size_t receive(std::span<const std::byte> data) = 0;  // returns how many were taken, from the front
   virtual void receive_break() {}
 };
 
@@ -24,7 +24,7 @@ class CharBackend {
   // Bytes the guest sent, in order. vCPU thread, under no lock of the backend's caller that receive() takes;
   // must not block for long and must not call back into the receiver.
   virtual void write(std::span<const std::byte> data) = 0;
-  virtual void set_receiver(CharReceiver* receiver) = 0;         // nullptr: none; waits for a running receive()
+  virtual void set_receiver(CharReceiver* receiver) = 0;  // nullptr: none; waits for a running receive()
   // The device can take bytes again. vCPU thread; must not call back into the receiver, only wake the thread
   // that does.
   virtual void on_receive_ready() = 0;

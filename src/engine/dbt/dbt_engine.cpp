@@ -23,7 +23,8 @@ namespace {
 class ContextMapping {
  public:
   static Result<std::unique_ptr<ContextMapping>> create() {
-    void* base = mmap(nullptr, kStackBytes + sizeof(dbt::Context), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void* base = mmap(nullptr, kStackBytes + sizeof(dbt::Context), PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (base == MAP_FAILED) return fail(Error::from_errno(errno, "allocating a vCPU's context"));
     mprotect(base, 4096, PROT_NONE);
     return std::unique_ptr<ContextMapping>(new ContextMapping(static_cast<std::byte*>(base)));
@@ -45,7 +46,8 @@ class ContextMapping {
 
 class DbtVcpu final : public cpu::Vcpu, private base::FaultHandler {
  public:
-  static Result<std::unique_ptr<DbtVcpu>> create(const cpu::EngineContext& engine, const DbtOptions& options, cpu::Lapic& lapic) {
+  static Result<std::unique_ptr<DbtVcpu>> create(const cpu::EngineContext& engine, const DbtOptions& options,
+                                                 cpu::Lapic& lapic) {
     auto mapping = RHEA_TRY(ContextMapping::create());
     std::unique_ptr<DbtVcpu> vcpu(new DbtVcpu(std::move(mapping), lapic, options));
     dbt::Context& c = vcpu->context();
@@ -66,7 +68,8 @@ class DbtVcpu final : public cpu::Vcpu, private base::FaultHandler {
     vcpu->runtime_ = RHEA_TRY(dbt::Runtime::create(c, runtime_options));
     vcpu->clock_ = options.instruction_clock ? dynamic_cast<io::InstructionClock*>(&engine.clock) : nullptr;
     if (options.instruction_clock) {
-      if (!vcpu->clock_) return fail(ErrorCode::kInvalidArgument, "counting instructions needs the machine's instruction clock");
+      if (!vcpu->clock_)
+        return fail(ErrorCode::kInvalidArgument, "counting instructions needs the machine's instruction clock");
       c.instruction_clock = vcpu->clock_;
       vcpu->clock_->set_on_earlier_deadline([&c] {
         std::atomic_ref(c.regrant).store(1, std::memory_order_relaxed);
@@ -90,8 +93,12 @@ class DbtVcpu final : public cpu::Vcpu, private base::FaultHandler {
   void request_stop() override;
   void get_state(cpu::CpuState& state) const override;
   void set_state(const cpu::CpuState& state) override;
-  bool translate_for_debug(uint64_t linear, uint64_t& physical) const override { return dbt::translate_for_debug(context(), linear, physical); }
-  void set_breakpoints(const std::vector<uint64_t>& linear_addresses) override { runtime_->set_breakpoints(linear_addresses); }
+  bool translate_for_debug(uint64_t linear, uint64_t& physical) const override {
+    return dbt::translate_for_debug(context(), linear, physical);
+  }
+  void set_breakpoints(const std::vector<uint64_t>& linear_addresses) override {
+    runtime_->set_breakpoints(linear_addresses);
+  }
   void set_single_step(bool on) override { single_step_ = on; }
   std::string statistics() const override { return runtime_->statistics(); }
 
@@ -203,8 +210,10 @@ cpu::StopReason DbtVcpu::run(uint64_t instruction_limit) {
   const uint64_t limit_end = limited ? clock_->instructions() + instruction_limit : UINT64_MAX;
   runtime_->debugger_step = single_step_;
   if (c.state.halted) {
-    if (!limited) wait_while_halted();
-    else if (!halt_in_limited_run()) return cpu::StopReason::kInstructionLimit;
+    if (!limited)
+      wait_while_halted();
+    else if (!halt_in_limited_run())
+      return cpu::StopReason::kInstructionLimit;
   }
   for (;;) {
     if (clock_) grant_budget(limit_end);
@@ -221,8 +230,10 @@ cpu::StopReason DbtVcpu::run(uint64_t instruction_limit) {
         if (limited && clock_->instructions() >= limit_end) return cpu::StopReason::kInstructionLimit;
         break;
       case dbt::ExitReason::kHalted:
-        if (!limited) wait_while_halted();
-        else if (clock_->instructions() >= limit_end || !halt_in_limited_run()) return cpu::StopReason::kInstructionLimit;
+        if (!limited)
+          wait_while_halted();
+        else if (clock_->instructions() >= limit_end || !halt_in_limited_run())
+          return cpu::StopReason::kInstructionLimit;
         break;
       case dbt::ExitReason::kNone: break;
     }
@@ -248,7 +259,7 @@ void DbtVcpu::set_state(const cpu::CpuState& state) {
   c.tsc_offset = c.clock->tsc_offset() + state.tsc_adjust;
   // XRSTOR faults on reserved bits; a loaded image may hold any.
   auto* words = reinterpret_cast<uint64_t*>(c.state.xsave.data());
-  words[64] &= 7;                                    // XSTATE_BV: x87, SSE, AVX
+  words[64] &= 7;  // XSTATE_BV: x87, SSE, AVX
   for (unsigned i = 65; i < 72; ++i) words[i] = 0;
   auto* mxcsr = reinterpret_cast<uint32_t*>(c.state.xsave.data() + 24);
   *mxcsr &= 0xffff;

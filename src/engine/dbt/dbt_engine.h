@@ -12,13 +12,13 @@
 namespace rhea::engine_dbt {
 
 struct DbtOptions {
-  int opt_level = 1;                    // 0: reference mode
-  bool instruction_clock = false;       // the machine's clock counts instructions
-  uint64_t verify_interval = 0;         // compare against reference mode every N instructions; 0: off
+  int opt_level = 1;               // 0: reference mode
+  bool instruction_clock = false;  // the machine's clock counts instructions
+  uint64_t verify_interval = 0;    // compare against reference mode every N instructions; 0: off
   uint64_t code_cache_bytes = 256u << 20;
-  std::string perf_map;                 // write /tmp/perf-PID.map style symbols there; empty: off
-  uint32_t tlb_index_mask = 0xffff;     // tests: a tiny TLB
-  int inject_bug = 0;                   // test builds only
+  std::string perf_map;              // write /tmp/perf-PID.map style symbols there; empty: off
+  uint32_t tlb_index_mask = 0xffff;  // tests: a tiny TLB
+  int inject_bug = 0;                // test builds only
 };
 
 // Errors: kUnsupported if the host's processor lacks what the translator needs (AVX2, BMI2).

@@ -17,24 +17,24 @@ enum LapicLvt : uint8_t { kLvtTimer, kLvtThermal, kLvtPerf, kLvtLint0, kLvtLint1
 struct LapicState {
   static constexpr uint32_t kStateVersion = 1;
 
-  uint32_t id = 0;            // the x2APIC ID; the xAPIC ID register shows its low byte
-  uint64_t apic_base = 0;     // IA32_APIC_BASE
+  uint32_t id = 0;         // the x2APIC ID; the xAPIC ID register shows its low byte
+  uint64_t apic_base = 0;  // IA32_APIC_BASE
   uint32_t tpr = 0;
-  uint32_t ldr = 0;           // xAPIC form; the x2APIC one derives from `id`
+  uint32_t ldr = 0;  // xAPIC form; the x2APIC one derives from `id`
   uint32_t dfr = 0xffffffff;
   uint32_t svr = 0xff;
-  uint32_t esr = 0;           // as read
-  uint32_t esr_pending = 0;   // errors since the last write of ESR
+  uint32_t esr = 0;          // as read
+  uint32_t esr_pending = 0;  // errors since the last write of ESR
   uint64_t icr = 0;
   std::array<uint32_t, 8> irr{}, isr{}, tmr{};
   std::array<uint32_t, kLvtCount> lvt{};
   uint32_t initial_count = 0;
   uint32_t divide_config = 0;
-  uint64_t timer_start_ns = 0;   // machine clock when initial_count was written (last reload if periodic)
-  uint64_t tsc_deadline = 0;     // IA32_TSC_DEADLINE; 0 disarmed
+  uint64_t timer_start_ns = 0;  // machine clock when initial_count was written (last reload if periodic)
+  uint64_t tsc_deadline = 0;    // IA32_TSC_DEADLINE; 0 disarmed
   uint64_t tsc_adjust = 0;
-  bool timer_running = false;    // one-shot or periodic: has not expired for good
-  bool ext_int_level = false;    // INTR from the 8259 pair
+  bool timer_running = false;  // one-shot or periodic: has not expired for good
+  bool ext_int_level = false;  // INTR from the 8259 pair
   bool nmi_pending = false;
   bool smi_pending = false;
   bool init_pending = false;

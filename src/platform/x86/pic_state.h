@@ -9,23 +9,23 @@ namespace rhea::platform {
 
 // [8259A] One controller. Which initialisation command word comes next is `init_step`: 0 none, else 2, 3, 4.
 struct PicChipState {
-  uint8_t irr = 0;             // edge-latched requests and levels
+  uint8_t irr = 0;  // edge-latched requests and levels
   uint8_t imr = 0;
   uint8_t isr = 0;
-  uint8_t lines = 0;           // input levels
-  uint8_t elcr = 0;            // 1: level-triggered
-  uint8_t vector_base = 0;     // ICW2 bits 7:3
-  uint8_t lowest_priority = 7; // IR number with the lowest priority
+  uint8_t lines = 0;            // input levels
+  uint8_t elcr = 0;             // 1: level-triggered
+  uint8_t vector_base = 0;      // ICW2 bits 7:3
+  uint8_t lowest_priority = 7;  // IR number with the lowest priority
   uint8_t init_step = 0;
   bool expect_icw4 = false;
-  bool single = false;         // ICW1 SNGL
-  bool level_mode = false;     // ICW1 LTIM
+  bool single = false;      // ICW1 SNGL
+  bool level_mode = false;  // ICW1 LTIM
   bool auto_eoi = false;
   bool rotate_on_auto_eoi = false;
   bool special_fully_nested = false;
   bool special_mask = false;
-  bool poll = false;           // the next read is a poll
-  bool read_isr = false;       // OCW3 read selection
+  bool poll = false;      // the next read is a poll
+  bool read_isr = false;  // OCW3 read selection
 
   template <class Archive>
   static void describe(Archive& archive, auto& self) {

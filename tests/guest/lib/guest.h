@@ -49,12 +49,12 @@ static inline struct cpuid cpuid(uint32_t leaf, uint32_t subleaf) {
 }
 bool is_intel(void);
 
-#define DEFINE_CONTROL(name)                                                                   \
-  static inline word read_##name(void) {                                                       \
-    word value;                                                                                \
-    __asm__ volatile("mov %%" #name ", %0" : "=r"(value));                                     \
-    return value;                                                                              \
-  }                                                                                            \
+#define DEFINE_CONTROL(name)                               \
+  static inline word read_##name(void) {                   \
+    word value;                                            \
+    __asm__ volatile("mov %%" #name ", %0" : "=r"(value)); \
+    return value;                                          \
+  }                                                        \
   static inline void write_##name(word value) { __asm__ volatile("mov %0, %%" #name ::"r"(value) : "memory"); }
 DEFINE_CONTROL(cr0)
 DEFINE_CONTROL(cr2)
@@ -115,8 +115,8 @@ void print_hex(uint64_t value);
 void check(const char* name, bool passed);
 void check_eq(const char* name, uint64_t got, uint64_t want);  // a failure prints both
 void skip(const char* name, const char* why);
-// For what QEMU's TCG is known to get wrong (the comment at the call says by which text): true, and the name is skipped,
-// if this is TCG. Everywhere else false.
+// For what QEMU's TCG is known to get wrong (the comment at the call says by which text): true, and the name is
+// skipped, if this is TCG. Everywhere else false.
 bool tcg_lacks(const char* name);
 bool is_tcg(void);
 _Noreturn void finish(void);
@@ -184,7 +184,7 @@ enum {
   kUserDs2 = 0x30 | 3,  // what a 64-bit SYSEXIT leaves in SS
   kKernelCs32 = 0x38,
   kTss = 0x40,
-  kFreeSelector = 0x50,  // eight free slots of 8 bytes
+  kFreeSelector = 0x50,      // eight free slots of 8 bytes
   kUserReturnVector = 0xf0,  // INT of this vector from ring 3 ends run_user
 };
 extern uint64_t gdt[];
@@ -204,7 +204,7 @@ struct user_entry {
 // `flags` has IF.
 int run_user(const struct user_entry* entry);
 extern volatile struct frame user_result;  // the registers that the user code ended with
-void set_kernel_stack(word sp);  // RSP0 / ESP0 of the TSS
+void set_kernel_stack(word sp);            // RSP0 / ESP0 of the TSS
 void set_ist(unsigned index, word sp);
 extern char ist_stack_top[];  // of IST 1; IST 2 and 3 below it by IST_BYTES each
 #define IST_BYTES 4096

@@ -40,8 +40,16 @@ AcpiPm::AcpiPm(const Options& options, Context context)
 AcpiPm::~AcpiPm() = default;
 
 void AcpiPm::map_into(io::AddressSpace& ports) {
-  ports.map({.start = options_.base, .size_bytes = kBlockBytes, .handler = this, .handler_offset = kBlockFlag, .name = "acpi-pm"});
-  ports.map({.start = kSmiCommandPort, .size_bytes = 2, .handler = this, .handler_offset = kSmiCommandPort, .name = "acpi-smi"});
+  ports.map({.start = options_.base,
+             .size_bytes = kBlockBytes,
+             .handler = this,
+             .handler_offset = kBlockFlag,
+             .name = "acpi-pm"});
+  ports.map({.start = kSmiCommandPort,
+             .size_bytes = 2,
+             .handler = this,
+             .handler_offset = kSmiCommandPort,
+             .name = "acpi-smi"});
 }
 
 void AcpiPm::reset() {

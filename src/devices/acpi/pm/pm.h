@@ -28,8 +28,8 @@ class AcpiPm final : public io::Device, public io::IoHandler {
   };
   struct Context {
     io::Clock& clock;
-    io::IrqLine sci;                   // GSI 9
-    std::function<void()> power_off;   // SLP_EN with the S5 type; vCPU thread, outside the lock
+    io::IrqLine sci;                  // GSI 9
+    std::function<void()> power_off;  // SLP_EN with the S5 type; vCPU thread, outside the lock
   };
   AcpiPm(const Options& options, Context context);
   ~AcpiPm() override;
@@ -57,9 +57,9 @@ class AcpiPm final : public io::Device, public io::IoHandler {
   void write_byte(uint64_t offset, uint8_t value);
   uint64_t timer_ticks() const;
   unsigned timer_bits() const { return options_.timer_32bit ? 32 : 24; }
-  uint64_t timer_flips() const;   // how often the timer's most significant bit has changed
+  uint64_t timer_flips() const;  // how often the timer's most significant bit has changed
   void collect_timer_status();
-  void update();                  // SCI line and timer, after any change
+  void update();  // SCI line and timer, after any change
   void on_timer();
 
   Options options_;

@@ -22,9 +22,10 @@ inline constexpr uint8_t kAcpiEnable = 0x02, kAcpiDisable = 0x03;
 inline constexpr unsigned kSciGsi = 9;  // level-triggered, active high
 inline constexpr uint64_t kTimerHz = 3'579'545;
 
-inline constexpr uint16_t kTimerStatus = 1u << 0, kGlobalStatus = 1u << 5, kPowerButton = 1u << 8, kSleepButton = 1u << 9,
-                          kRtcStatus = 1u << 10, kWakeStatus = 1u << 15;
-inline constexpr uint16_t kPm1StatusBits = kTimerStatus | kGlobalStatus | kPowerButton | kSleepButton | kRtcStatus | kWakeStatus;
+inline constexpr uint16_t kTimerStatus = 1u << 0, kGlobalStatus = 1u << 5, kPowerButton = 1u << 8,
+                          kSleepButton = 1u << 9, kRtcStatus = 1u << 10, kWakeStatus = 1u << 15;
+inline constexpr uint16_t kPm1StatusBits =
+    kTimerStatus | kGlobalStatus | kPowerButton | kSleepButton | kRtcStatus | kWakeStatus;
 inline constexpr uint16_t kPm1EnableBits = kTimerStatus | kGlobalStatus | kPowerButton | kSleepButton | kRtcStatus;
 inline constexpr uint16_t kSciEnable = 1u << 0, kBusMasterReload = 1u << 1, kSleepEnable = 1u << 13;
 inline constexpr unsigned kSleepTypeShift = 10;

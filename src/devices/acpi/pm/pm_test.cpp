@@ -9,7 +9,8 @@
 namespace rhea::devices {
 namespace {
 
-constexpr uint16_t kStatus = 0x600, kEnable = 0x602, kControl = 0x604, kTimer = 0x608, kGpeStatus = 0x620, kGpeEnable = 0x628;
+constexpr uint16_t kStatus = 0x600, kEnable = 0x602, kControl = 0x604, kTimer = 0x608, kGpeStatus = 0x620,
+                   kGpeEnable = 0x628;
 
 class AcpiPmTest : public ::testing::Test {
  protected:

@@ -17,14 +17,13 @@ namespace {
 // Scan code set 2 to set 1, as the controller translates with XLATE set. [PS/2 table "Scan Code Translation"]
 // Codes from 0x80 on pass unchanged, but for 0x83 (F7) and 0x84 (SysRq).
 constexpr std::array<uint8_t, 128> kSet2ToSet1 = {
-    0xff, 0x43, 0x41, 0x3f, 0x3d, 0x3b, 0x3c, 0x58, 0x64, 0x44, 0x42, 0x40, 0x3e, 0x0f, 0x29, 0x59,
-    0x65, 0x38, 0x2a, 0x70, 0x1d, 0x10, 0x02, 0x5a, 0x66, 0x71, 0x2c, 0x1f, 0x1e, 0x11, 0x03, 0x5b,
-    0x67, 0x2e, 0x2d, 0x20, 0x12, 0x05, 0x04, 0x5c, 0x68, 0x39, 0x2f, 0x21, 0x14, 0x13, 0x06, 0x5d,
-    0x69, 0x31, 0x30, 0x23, 0x22, 0x15, 0x07, 0x5e, 0x6a, 0x72, 0x32, 0x24, 0x16, 0x08, 0x09, 0x5f,
-    0x6b, 0x33, 0x25, 0x17, 0x18, 0x0b, 0x0a, 0x60, 0x6c, 0x34, 0x35, 0x26, 0x27, 0x19, 0x0c, 0x61,
-    0x6d, 0x73, 0x28, 0x74, 0x1a, 0x0d, 0x62, 0x6e, 0x3a, 0x36, 0x1c, 0x1b, 0x75, 0x2b, 0x63, 0x76,
-    0x55, 0x56, 0x77, 0x78, 0x79, 0x7a, 0x0e, 0x7b, 0x7c, 0x4f, 0x7d, 0x4b, 0x47, 0x7e, 0x7f, 0x6f,
-    0x52, 0x53, 0x50, 0x4c, 0x4d, 0x48, 0x01, 0x45, 0x57, 0x4e, 0x51, 0x4a, 0x37, 0x49, 0x46, 0x54};
+    0xff, 0x43, 0x41, 0x3f, 0x3d, 0x3b, 0x3c, 0x58, 0x64, 0x44, 0x42, 0x40, 0x3e, 0x0f, 0x29, 0x59, 0x65, 0x38, 0x2a,
+    0x70, 0x1d, 0x10, 0x02, 0x5a, 0x66, 0x71, 0x2c, 0x1f, 0x1e, 0x11, 0x03, 0x5b, 0x67, 0x2e, 0x2d, 0x20, 0x12, 0x05,
+    0x04, 0x5c, 0x68, 0x39, 0x2f, 0x21, 0x14, 0x13, 0x06, 0x5d, 0x69, 0x31, 0x30, 0x23, 0x22, 0x15, 0x07, 0x5e, 0x6a,
+    0x72, 0x32, 0x24, 0x16, 0x08, 0x09, 0x5f, 0x6b, 0x33, 0x25, 0x17, 0x18, 0x0b, 0x0a, 0x60, 0x6c, 0x34, 0x35, 0x26,
+    0x27, 0x19, 0x0c, 0x61, 0x6d, 0x73, 0x28, 0x74, 0x1a, 0x0d, 0x62, 0x6e, 0x3a, 0x36, 0x1c, 0x1b, 0x75, 0x2b, 0x63,
+    0x76, 0x55, 0x56, 0x77, 0x78, 0x79, 0x7a, 0x0e, 0x7b, 0x7c, 0x4f, 0x7d, 0x4b, 0x47, 0x7e, 0x7f, 0x6f, 0x52, 0x53,
+    0x50, 0x4c, 0x4d, 0x48, 0x01, 0x45, 0x57, 0x4e, 0x51, 0x4a, 0x37, 0x49, 0x46, 0x54};
 constexpr uint8_t kBreakPrefix = 0xf0;
 
 }  // namespace
@@ -38,7 +37,11 @@ I8042::I8042(Context context)
 
 void I8042::map_into(io::AddressSpace& ports) {
   ports.map({.start = kDataPort, .size_bytes = 1, .handler = this, .handler_offset = kDataPort, .name = "i8042-data"});
-  ports.map({.start = kCommandPort, .size_bytes = 1, .handler = this, .handler_offset = kCommandPort, .name = "i8042-command"});
+  ports.map({.start = kCommandPort,
+             .size_bytes = 1,
+             .handler = this,
+             .handler_offset = kCommandPort,
+             .name = "i8042-command"});
 }
 
 // As a firmware leaves it after its self test: devices enabled, translation on, interrupts off.
@@ -133,46 +136,28 @@ bool I8042::write_command(uint8_t value) {
   pending_command_ = 0;
   if (value >= kPulseOutputPort) return !(value & kOutputPortNotReset);  // low bits at 0 are pulsed
   switch (value) {
-    case kReadConfig:
-      put_output(config_, false);
-      break;
-    case kDisableAux:
-      config_ |= kConfigAuxDisable;
-      break;
-    case kEnableAux:
-      config_ &= static_cast<uint8_t>(~kConfigAuxDisable);
-      break;
+    case kReadConfig: put_output(config_, false); break;
+    case kDisableAux: config_ |= kConfigAuxDisable; break;
+    case kEnableAux: config_ &= static_cast<uint8_t>(~kConfigAuxDisable); break;
     case kTestAux:
-    case kTestKeyboard:
-      put_output(kInterfaceTestPassed, false);
-      break;
+    case kTestKeyboard: put_output(kInterfaceTestPassed, false); break;
     case kSelfTest:
       config_ |= kConfigSystemFlag;
       put_output(kSelfTestPassed, false);
       break;
-    case kDisableKeyboard:
-      config_ |= kConfigKeyboardDisable;
-      break;
-    case kEnableKeyboard:
-      config_ &= static_cast<uint8_t>(~kConfigKeyboardDisable);
-      break;
+    case kDisableKeyboard: config_ |= kConfigKeyboardDisable; break;
+    case kEnableKeyboard: config_ &= static_cast<uint8_t>(~kConfigKeyboardDisable); break;
     case kReadInputPort:
       put_output(0x80, false);  // keyboard not locked
       break;
-    case kReadOutputPort:
-      put_output(output_port(), false);
-      break;
+    case kReadOutputPort: put_output(output_port(), false); break;
     case kDisableA20:
-    case kEnableA20:
-      a20_ = value == kEnableA20;
-      break;
+    case kEnableA20: a20_ = value == kEnableA20; break;
     case kWriteConfig:
     case kWriteOutputPort:
     case kWriteKeyboardOutput:
     case kWriteAuxOutput:
-    case kWriteAux:
-      pending_command_ = value;
-      break;
+    case kWriteAux: pending_command_ = value; break;
     default:
       if (value > kReadConfig && value < kWriteConfig - 0x20) put_output(0, false);  // RAM of the controller: unused
       if (value > kWriteConfig && value < kWriteConfig + 0x20) pending_command_ = value;
@@ -192,24 +177,15 @@ bool I8042::write_data(uint8_t value) {
       config_ &= static_cast<uint8_t>(~kConfigKeyboardDisable);
       keyboard_.write(value);
       break;
-    case kWriteConfig:
-      config_ = value;
-      break;
-    case kWriteOutputPort:
-      reset_asked = write_output_port(value);
-      break;
-    case kWriteKeyboardOutput:
-      put_output(value, false);
-      break;
-    case kWriteAuxOutput:
-      put_output(value, true);
-      break;
+    case kWriteConfig: config_ = value; break;
+    case kWriteOutputPort: reset_asked = write_output_port(value); break;
+    case kWriteKeyboardOutput: put_output(value, false); break;
+    case kWriteAuxOutput: put_output(value, true); break;
     case kWriteAux:
       config_ &= static_cast<uint8_t>(~kConfigAuxDisable);
       mouse_.write(value);
       break;
-    default:
-      break;
+    default: break;
   }
   fill_output();
   return reset_asked;

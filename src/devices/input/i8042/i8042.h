@@ -22,9 +22,9 @@ inline constexpr io::DeviceSpec kI8042Spec = {
 class I8042 final : public io::Device, public io::IoHandler {
  public:
   struct Context {
-    io::IrqLine keyboard_irq;              // ISA IRQ 1
-    io::IrqLine mouse_irq;                 // ISA IRQ 12
-    std::function<void()> request_reset;   // the reset pulse; called on the vCPU thread, outside the lock
+    io::IrqLine keyboard_irq;             // ISA IRQ 1
+    io::IrqLine mouse_irq;                // ISA IRQ 12
+    std::function<void()> request_reset;  // the reset pulse; called on the vCPU thread, outside the lock
   };
   explicit I8042(Context context);
 
@@ -60,7 +60,7 @@ class I8042 final : public io::Device, public io::IoHandler {
   Ps2Keyboard keyboard_;
   Ps2Mouse mouse_;
   uint8_t config_ = 0;
-  uint8_t pending_command_ = 0;   // controller command that waits for its data byte
+  uint8_t pending_command_ = 0;  // controller command that waits for its data byte
   bool last_write_was_command_ = false;
   bool output_full_ = false, output_from_aux_ = false, output_from_controller_ = false;
   uint8_t output_ = 0;

@@ -115,9 +115,7 @@ void Ps2Keyboard::write(uint8_t value) {
       pending_command_ = value;
       queue_.push(kAck);
       break;
-    case kEcho:
-      queue_.push(kEcho);
-      break;
+    case kEcho: queue_.push(kEcho); break;
     case kIdentify: {
       constexpr std::array<uint8_t, 3> kMf2 = {kAck, 0xab, 0x83};
       queue_.push(kMf2);
@@ -134,18 +132,14 @@ void Ps2Keyboard::write(uint8_t value) {
       scanning_ = value == kSetDefaults;
       queue_.push(kAck);
       break;
-    case kResendLast:
-      queue_.push(last_sent_);
-      return;
+    case kResendLast: queue_.push(last_sent_); return;
     case kReset: {
       reset();
       constexpr std::array<uint8_t, 2> kPassed = {kAck, kDeviceTestPassed};
       queue_.push(kPassed);
       break;
     }
-    default:
-      queue_.push(value >= kAllTypematic && value <= kAllKeys ? kAck : kResend);
-      break;
+    default: queue_.push(value >= kAllTypematic && value <= kAllKeys ? kAck : kResend); break;
   }
   last_sent_ = kAck;
 }
@@ -222,8 +216,9 @@ void Ps2Mouse::write(uint8_t value) {
       queue_.push(kAck);
       break;
     case kStatusRequest: {
-      const auto modes = static_cast<uint8_t>((remote_ ? 0x40 : 0) | (reporting_ ? 0x20 : 0) | (scaling_ ? 0x10 : 0) |
-                                              ((buttons_ & 1) ? 4 : 0) | ((buttons_ & 4) ? 2 : 0) | ((buttons_ & 2) ? 1 : 0));
+      const auto modes =
+          static_cast<uint8_t>((remote_ ? 0x40 : 0) | (reporting_ ? 0x20 : 0) | (scaling_ ? 0x10 : 0) |
+                               ((buttons_ & 1) ? 4 : 0) | ((buttons_ & 4) ? 2 : 0) | ((buttons_ & 2) ? 1 : 0));
       const std::array<uint8_t, 4> answer = {kAck, modes, resolution_, rate_};
       queue_.push(answer);
       break;
@@ -262,18 +257,15 @@ void Ps2Mouse::write(uint8_t value) {
       queue_.push(kPassed);
       break;
     }
-    default:
-      queue_.push(kResend);
-      break;
+    default: queue_.push(kResend); break;
   }
 }
 
 // One report carries at most 9 bits of each movement; the rest stays for the next.
 void Ps2Mouse::send_packet() {
   const int x = std::clamp(dx_, -255, 255), y = std::clamp(dy_, -255, 255), z = std::clamp(dz_, -7, 7);
-  std::array<uint8_t, 4> packet = {
-      static_cast<uint8_t>((buttons_ & 7) | 8 | (x < 0 ? 0x10 : 0) | (y < 0 ? 0x20 : 0)), static_cast<uint8_t>(x),
-      static_cast<uint8_t>(y), static_cast<uint8_t>(z)};
+  std::array<uint8_t, 4> packet = {static_cast<uint8_t>((buttons_ & 7) | 8 | (x < 0 ? 0x10 : 0) | (y < 0 ? 0x20 : 0)),
+                                   static_cast<uint8_t>(x), static_cast<uint8_t>(y), static_cast<uint8_t>(z)};
   if (!queue_.push(std::span(packet).first(device_id_ == 3 ? 4 : 3))) return;
   dx_ -= x;
   dy_ -= y;

@@ -37,8 +37,8 @@ class Ps2Queue {
 class Ps2Keyboard {
  public:
   void reset();
-  void write(uint8_t value);                       // a byte from the controller
-  void key(std::span<const uint8_t> scan_code);    // set 2 make or break sequence
+  void write(uint8_t value);                     // a byte from the controller
+  void key(std::span<const uint8_t> scan_code);  // set 2 make or break sequence
   Ps2Queue& queue() { return queue_; }
   const Ps2Queue& queue() const { return queue_; }
   uint8_t leds() const { return leds_; }
@@ -70,8 +70,8 @@ class Ps2Mouse {
   Ps2Queue queue_;
   uint8_t pending_command_ = 0;
   uint8_t rate_ = 100, resolution_ = 2, buttons_ = 0;
-  uint8_t device_id_ = 0;                 // 3 after the wheel knock
-  std::array<uint8_t, 3> knock_{};        // last three sample rates
+  uint8_t device_id_ = 0;           // 3 after the wheel knock
+  std::array<uint8_t, 3> knock_{};  // last three sample rates
   bool reporting_ = false, scaling_ = false, remote_ = false, wrap_ = false;
   int dx_ = 0, dy_ = 0, dz_ = 0;
 };

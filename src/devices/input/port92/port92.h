@@ -12,8 +12,7 @@
 
 namespace rhea::devices {
 
-inline constexpr io::DeviceSpec kPort92Spec = {
-    .name = "port92", .help = "system control port A", .state_version = 1};
+inline constexpr io::DeviceSpec kPort92Spec = {.name = "port92", .help = "system control port A", .state_version = 1};
 
 class Port92 final : public io::Device, public io::IoHandler {
  public:

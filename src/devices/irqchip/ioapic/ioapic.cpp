@@ -86,14 +86,10 @@ void Ioapic::on_eoi(uint8_t vector) {
 
 uint32_t Ioapic::read_register(uint8_t index) const {
   switch (index) {
-    case kIdRegister:
-      return state_.id << 24;
-    case kVersionRegister:
-      return (kIoapicPins - 1) << 16 | kVersion;
-    case kArbitrationRegister:
-      return 0;
-    default:
-      break;
+    case kIdRegister: return state_.id << 24;
+    case kVersionRegister: return (kIoapicPins - 1) << 16 | kVersion;
+    case kArbitrationRegister: return 0;
+    default: break;
   }
   const unsigned pin = (index - kRedirectionTable) / 2u;
   if (index < kRedirectionTable || pin >= kIoapicPins) return 0;
@@ -129,14 +125,9 @@ uint64_t Ioapic::io_read(uint64_t offset, unsigned size_bytes) {
   const std::lock_guard lock(mutex_);
   uint64_t value = 0;
   switch (offset & 0xff0) {
-    case kRegisterSelect:
-      value = state_.register_select;
-      break;
-    case kWindow:
-      value = read_register(static_cast<uint8_t>(state_.register_select));
-      break;
-    default:
-      break;
+    case kRegisterSelect: value = state_.register_select; break;
+    case kWindow: value = read_register(static_cast<uint8_t>(state_.register_select)); break;
+    default: break;
   }
   value >>= byte * 8;
   return size_bytes >= 4 ? value : value & ((1u << (size_bytes * 8)) - 1);
@@ -145,17 +136,12 @@ uint64_t Ioapic::io_read(uint64_t offset, unsigned size_bytes) {
 void Ioapic::io_write(uint64_t offset, uint64_t value, unsigned size_bytes) {
   const std::lock_guard lock(mutex_);
   switch (offset & 0xfff) {
-    case kRegisterSelect:
-      state_.register_select = value & 0xff;
-      break;
+    case kRegisterSelect: state_.register_select = value & 0xff; break;
     case kWindow:
       if (size_bytes >= 4) write_register(static_cast<uint8_t>(state_.register_select), static_cast<uint32_t>(value));
       break;
-    case kEoi:
-      eoi_locked(static_cast<uint8_t>(value));
-      break;
-    default:
-      break;
+    case kEoi: eoi_locked(static_cast<uint8_t>(value)); break;
+    default: break;
   }
 }
 

@@ -14,8 +14,8 @@ inline constexpr uint8_t kIdRegister = 0, kVersionRegister = 1, kArbitrationRegi
 inline constexpr uint32_t kVersion = 0x20;
 
 inline constexpr uint64_t kDeliveryModeShift = 8, kDeliveryModeMask = 0x700;
-inline constexpr uint64_t kLogical = 1u << 11, kDeliveryPending = 1u << 12, kActiveLow = 1u << 13, kRemoteIrr = 1u << 14,
-                          kLevel = 1u << 15, kMasked = 1u << 16;
+inline constexpr uint64_t kLogical = 1u << 11, kDeliveryPending = 1u << 12, kActiveLow = 1u << 13,
+                          kRemoteIrr = 1u << 14, kLevel = 1u << 15, kMasked = 1u << 16;
 inline constexpr uint64_t kWritable = 0xff000000'0001afffull;  // not delivery status, remote IRR, reserved bits
 inline constexpr uint8_t kModeFixed = 0, kModeLowest = 1, kModeSmi = 2, kModeNmi = 4, kModeInit = 5, kModeExtInt = 7;
 

@@ -137,12 +137,8 @@ void Pic::write_ocw2(unsigned index, uint8_t value) {
   const unsigned level = value & 7;
   const auto command = static_cast<Ocw2>(value >> 5);
   switch (command) {
-    case Ocw2::kClearRotateOnAutoEoi:
-      chip.rotate_on_auto_eoi = false;
-      break;
-    case Ocw2::kSetRotateOnAutoEoi:
-      chip.rotate_on_auto_eoi = true;
-      break;
+    case Ocw2::kClearRotateOnAutoEoi: chip.rotate_on_auto_eoi = false; break;
+    case Ocw2::kSetRotateOnAutoEoi: chip.rotate_on_auto_eoi = true; break;
     case Ocw2::kEoi:
     case Ocw2::kRotateOnEoi: {
       // In special mask mode a masked in-service bit is out of reach of the non-specific EOI.
@@ -154,17 +150,10 @@ void Pic::write_ocw2(unsigned index, uint8_t value) {
       if (command == Ocw2::kRotateOnEoi) chip.lowest_priority = static_cast<uint8_t>(input);
       break;
     }
-    case Ocw2::kRotateOnSpecificEoi:
-      chip.lowest_priority = static_cast<uint8_t>(level);
-      [[fallthrough]];
-    case Ocw2::kSpecificEoi:
-      chip.isr &= static_cast<uint8_t>(~bit(level));
-      break;
-    case Ocw2::kSetPriority:
-      chip.lowest_priority = static_cast<uint8_t>(level);
-      break;
-    case Ocw2::kNop:
-      break;
+    case Ocw2::kRotateOnSpecificEoi: chip.lowest_priority = static_cast<uint8_t>(level); [[fallthrough]];
+    case Ocw2::kSpecificEoi: chip.isr &= static_cast<uint8_t>(~bit(level)); break;
+    case Ocw2::kSetPriority: chip.lowest_priority = static_cast<uint8_t>(level); break;
+    case Ocw2::kNop: break;
   }
 }
 
@@ -209,9 +198,7 @@ void Pic::write_data(unsigned index, uint8_t value) {
       chip.special_fully_nested = value & kIcw4SpecialFullyNested;
       chip.init_step = 0;
       break;
-    default:
-      chip.imr = value;
-      break;
+    default: chip.imr = value; break;
   }
 }
 
@@ -229,46 +216,28 @@ uint8_t Pic::read_command(unsigned index) {
 
 uint8_t Pic::read_byte(uint16_t port) {
   switch (port) {
-    case kPrimaryElcr:
-      return state_.chip[kPrimary].elcr;
-    case kSecondaryElcr:
-      return state_.chip[kSecondary].elcr;
-    case kPrimaryCommand:
-      return read_command(kPrimary);
-    case kSecondaryCommand:
-      return read_command(kSecondary);
+    case kPrimaryElcr: return state_.chip[kPrimary].elcr;
+    case kSecondaryElcr: return state_.chip[kSecondary].elcr;
+    case kPrimaryCommand: return read_command(kPrimary);
+    case kSecondaryCommand: return read_command(kSecondary);
     case kPrimaryData:
     case kSecondaryData: {
       const unsigned index = port == kPrimaryData ? kPrimary : kSecondary;
       return state_.chip[index].poll ? read_command(index) : state_.chip[index].imr;
     }
-    default:
-      return 0xff;
+    default: return 0xff;
   }
 }
 
 void Pic::write_byte(uint16_t port, uint8_t value) {
   switch (port) {
-    case kPrimaryElcr:
-      state_.chip[kPrimary].elcr = value & kPrimaryElcrMask;
-      break;
-    case kSecondaryElcr:
-      state_.chip[kSecondary].elcr = value & kSecondaryElcrMask;
-      break;
-    case kPrimaryCommand:
-      write_command(kPrimary, value);
-      break;
-    case kSecondaryCommand:
-      write_command(kSecondary, value);
-      break;
-    case kPrimaryData:
-      write_data(kPrimary, value);
-      break;
-    case kSecondaryData:
-      write_data(kSecondary, value);
-      break;
-    default:
-      return;
+    case kPrimaryElcr: state_.chip[kPrimary].elcr = value & kPrimaryElcrMask; break;
+    case kSecondaryElcr: state_.chip[kSecondary].elcr = value & kSecondaryElcrMask; break;
+    case kPrimaryCommand: write_command(kPrimary, value); break;
+    case kSecondaryCommand: write_command(kSecondary, value); break;
+    case kPrimaryData: write_data(kPrimary, value); break;
+    case kSecondaryData: write_data(kSecondary, value); break;
+    default: return;
   }
   update_output();
 }
@@ -282,7 +251,8 @@ uint64_t Pic::io_read(uint64_t port, unsigned size_bytes) {
 
 void Pic::io_write(uint64_t port, uint64_t value, unsigned size_bytes) {
   const std::lock_guard lock(mutex_);
-  for (unsigned i = 0; i < size_bytes; ++i) write_byte(static_cast<uint16_t>(port + i), static_cast<uint8_t>(value >> (8 * i)));
+  for (unsigned i = 0; i < size_bytes; ++i)
+    write_byte(static_cast<uint16_t>(port + i), static_cast<uint8_t>(value >> (8 * i)));
 }
 
 platform::PicState Pic::state() const {

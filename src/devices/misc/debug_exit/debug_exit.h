@@ -15,8 +15,10 @@ namespace rhea::devices {
 inline constexpr io::PropertySpec kDebugExitProperties[] = {
     {.name = "port", .type = io::PropertyType::kUint, .help = "first I/O port", .default_value = "0xf4", .max = 0xfffc},
 };
-inline constexpr io::DeviceSpec kDebugExitSpec = {
-    .name = "debug-exit", .help = "port by which a guest ends its VM with a status", .state_version = 1, .properties = kDebugExitProperties};
+inline constexpr io::DeviceSpec kDebugExitSpec = {.name = "debug-exit",
+                                                  .help = "port by which a guest ends its VM with a status",
+                                                  .state_version = 1,
+                                                  .properties = kDebugExitProperties};
 
 class DebugExit final : public io::Device, public io::IoHandler {
  public:

@@ -98,7 +98,8 @@ void HostBridge::update_ecam() {
   ecam_address_ = address;
   ecam_bytes_ = bytes;
   if (!enabled) return;
-  ecam_mapping_ = memory.map({.start = address, .size_bytes = bytes, .handler = &ecam_, .name = "pci-ecam"}, kEcamPriority);
+  ecam_mapping_ =
+      memory.map({.start = address, .size_bytes = bytes, .handler = &ecam_, .name = "pci-ecam"}, kEcamPriority);
 }
 
 void HostBridge::on_config_written(uint16_t offset, unsigned size_bytes) {
@@ -122,7 +123,8 @@ uint64_t HostBridge::ConfigPorts::io_read(uint64_t port, unsigned size_bytes) {
     if (piece >= kConfigDataPort) {
       const auto offset = static_cast<uint16_t>((address & 0xfc) + (piece - kConfigDataPort));
       if (address & kConfigEnable)
-        part = bridge_.bus_.config_read(static_cast<uint8_t>(address >> 16), static_cast<uint8_t>(address >> 8), offset, piece_bytes);
+        part = bridge_.bus_.config_read(static_cast<uint8_t>(address >> 16), static_cast<uint8_t>(address >> 8), offset,
+                                        piece_bytes);
     } else if (piece == kResetPort && piece_bytes == 1 && bridge_.reset_register_ != nullptr) {
       part = bridge_.reset_register_->io_read(0, 1) & 0xff;
     }
@@ -147,7 +149,8 @@ void HostBridge::ConfigPorts::io_write(uint64_t port, uint64_t value, unsigned s
     if (piece >= kConfigDataPort) {
       const auto offset = static_cast<uint16_t>((address & 0xfc) + (piece - kConfigDataPort));
       if (address & kConfigEnable)
-        bridge_.bus_.config_write(static_cast<uint8_t>(address >> 16), static_cast<uint8_t>(address >> 8), offset, part, piece_bytes);
+        bridge_.bus_.config_write(static_cast<uint8_t>(address >> 16), static_cast<uint8_t>(address >> 8), offset, part,
+                                  piece_bytes);
     } else if (piece == kResetPort && piece_bytes == 1 && bridge_.reset_register_ != nullptr) {
       bridge_.reset_register_->io_write(0, part, 1);
     }
@@ -159,7 +162,8 @@ uint64_t HostBridge::Ecam::io_read(uint64_t offset, unsigned size_bytes) {
   uint64_t value = 0;
   for_each_piece(offset, size_bytes, [&](uint64_t piece, unsigned piece_bytes, unsigned shift) {
     value |= uint64_t{bridge_.bus_.config_read(static_cast<uint8_t>(piece >> 20), static_cast<uint8_t>(piece >> 12),
-                                               static_cast<uint16_t>(piece & 0xfff), piece_bytes)} << shift;
+                                               static_cast<uint16_t>(piece & 0xfff), piece_bytes)}
+             << shift;
   });
   return value;
 }

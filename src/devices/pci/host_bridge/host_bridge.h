@@ -13,9 +13,12 @@
 
 namespace rhea::devices {
 
-inline constexpr io::DeviceSpec kHostBridgeSpec = {
-    .name = "host-bridge", .help = "Q35 host bridge 8086:29c0", .state_version = 1,
-    .pci = io::PciIds{.vendor = host_bridge_regs::kVendor, .device = host_bridge_regs::kDevice, .class_code = host_bridge_regs::kHostBridgeClass}};
+inline constexpr io::DeviceSpec kHostBridgeSpec = {.name = "host-bridge",
+                                                   .help = "Q35 host bridge 8086:29c0",
+                                                   .state_version = 1,
+                                                   .pci = io::PciIds{.vendor = host_bridge_regs::kVendor,
+                                                                     .device = host_bridge_regs::kDevice,
+                                                                     .class_code = host_bridge_regs::kHostBridgeClass}};
 
 class HostBridge final : public PciFunction {
  public:

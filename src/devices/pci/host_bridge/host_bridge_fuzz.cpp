@@ -15,7 +15,9 @@ class Registers final : public rhea::io::IoHandler {
     RHEA_CHECK(offset + size_bytes <= size_bytes_);
     return 0;
   }
-  void io_write(uint64_t offset, uint64_t, unsigned size_bytes) override { RHEA_CHECK(offset + size_bytes <= size_bytes_); }
+  void io_write(uint64_t offset, uint64_t, unsigned size_bytes) override {
+    RHEA_CHECK(offset + size_bytes <= size_bytes_);
+  }
 
  private:
   uint64_t size_bytes_;

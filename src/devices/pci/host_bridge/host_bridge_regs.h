@@ -8,7 +8,7 @@ namespace rhea::devices::host_bridge_regs {
 
 inline constexpr uint16_t kVendor = 0x8086, kDevice = 0x29c0;
 inline constexpr uint32_t kHostBridgeClass = 0x060000;
-inline constexpr uint16_t kPciExBar = 0x60;  // 64 bits
+inline constexpr uint16_t kPciExBar = 0x60;                              // 64 bits
 inline constexpr uint64_t kPciExBarEnable = 1, kPciExBarLengthMask = 6;  // 00: 256 MiB, 01: 128 MiB, 10: 64 MiB
 inline constexpr uint64_t kDefaultEcamBase = 0xb0000000, kEcamBytes = 256ull << 20;
 inline constexpr uint64_t kPciExBarAddressMask = 0xf'f000'0000ull;  // bits 35:28

@@ -11,7 +11,9 @@
 namespace rhea::devices {
 
 inline constexpr io::DeviceSpec kLpcBridgeSpec = {
-    .name = "lpc-bridge", .help = "ICH9 LPC bridge 8086:2918", .state_version = 1,
+    .name = "lpc-bridge",
+    .help = "ICH9 LPC bridge 8086:2918",
+    .state_version = 1,
     .pci = io::PciIds{.vendor = 0x8086, .device = 0x2918, .class_code = 0x060100}};
 
 class LpcBridge final : public PciFunction {

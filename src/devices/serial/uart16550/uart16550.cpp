@@ -200,15 +200,10 @@ uint8_t Uart16550::read_byte(uint8_t offset, bool& wake_backend) {
       wake_backend |= fifo_count_ != 0;
       value = read_data();
       break;
-    case kIer:
-      return divisor_access ? static_cast<uint8_t>(divisor_ >> 8) : ier_;
-    case kIir:
-      value = read_iir();
-      break;
-    case kLcr:
-      return lcr_;
-    case kMcr:
-      return mcr_;
+    case kIer: return divisor_access ? static_cast<uint8_t>(divisor_ >> 8) : ier_;
+    case kIir: value = read_iir(); break;
+    case kLcr: return lcr_;
+    case kMcr: return mcr_;
     case kLsr:
       value = lsr_;
       lsr_ &= static_cast<uint8_t>(~kLsrErrors);
@@ -217,8 +212,7 @@ uint8_t Uart16550::read_byte(uint8_t offset, bool& wake_backend) {
       value = msr_;
       msr_ &= static_cast<uint8_t>(~kMsrDeltas);
       break;
-    default:
-      return scr_;
+    default: return scr_;
   }
   update_irq();
   return value;
@@ -264,11 +258,8 @@ void Uart16550::write_byte(uint8_t offset, uint8_t value, bool& transmit, bool& 
       write_mcr(value);
       wake_backend = true;
       break;
-    case kScr:
-      scr_ = value;
-      break;
-    default:
-      break;  // LSR and MSR: factory test only
+    case kScr: scr_ = value; break;
+    default: break;  // LSR and MSR: factory test only
   }
   update_irq();
 }

@@ -19,7 +19,11 @@
 namespace rhea::devices {
 
 inline constexpr io::PropertySpec kUart16550Properties[] = {
-    {.name = "port", .type = io::PropertyType::kUint, .help = "first I/O port", .default_value = "0x3f8", .max = 0xfff8},
+    {.name = "port",
+     .type = io::PropertyType::kUint,
+     .help = "first I/O port",
+     .default_value = "0x3f8",
+     .max = 0xfff8},
 };
 inline constexpr io::DeviceSpec kUart16550Spec = {
     .name = "serial", .help = "16550A UART", .state_version = 1, .properties = kUart16550Properties};
@@ -84,7 +88,7 @@ class Uart16550 final : public io::Device, public io::IoHandler, public CharRece
   io::IrqLine irq_;
   uint8_t ier_ = 0, lcr_ = 0, mcr_ = 0, lsr_ = 0, msr_ = 0, scr_ = 0, fcr_ = 0;
   uint16_t divisor_ = 0;
-  bool thr_interrupt_ = false;      // THRE interrupt pending: cleared by reading IIR or writing THR
+  bool thr_interrupt_ = false;  // THRE interrupt pending: cleared by reading IIR or writing THR
   bool timeout_pending_ = false;
   uint64_t timeout_deadline_ns_ = 0;  // 0: not armed
   std::array<Received, 16> fifo_{};

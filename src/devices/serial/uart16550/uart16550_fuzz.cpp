@@ -32,7 +32,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     const auto bytes = input.take<std::array<std::byte, 24>>();
     const size_t count = kind * 2;
     const size_t capacity = uart.receive_capacity();
-    RHEA_CHECK(uart.receive(std::span(bytes).first(std::min(count, bytes.size()))) == std::min({count, bytes.size(), capacity}));
+    RHEA_CHECK(uart.receive(std::span(bytes).first(std::min(count, bytes.size()))) ==
+               std::min({count, bytes.size(), capacity}));
   });
   return 0;
 }

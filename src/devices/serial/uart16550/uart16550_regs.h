@@ -21,8 +21,8 @@ inline constexpr uint8_t kFcrEnable = 0x01, kFcrClearReceive = 0x02, kFcrClearTr
                          kFcrTrigger = 0xc0;
 inline constexpr uint8_t kLcrWordLength = 0x03, kLcrStop = 0x04, kLcrParity = 0x08, kLcrBreak = 0x40, kLcrDlab = 0x80;
 inline constexpr uint8_t kMcrDtr = 0x01, kMcrRts = 0x02, kMcrOut1 = 0x04, kMcrOut2 = 0x08, kMcrLoop = 0x10;
-inline constexpr uint8_t kLsrDataReady = 0x01, kLsrOverrun = 0x02, kLsrParity = 0x04, kLsrFraming = 0x08, kLsrBreak = 0x10,
-                         kLsrThrEmpty = 0x20, kLsrTransmitterEmpty = 0x40, kLsrFifoError = 0x80;
+inline constexpr uint8_t kLsrDataReady = 0x01, kLsrOverrun = 0x02, kLsrParity = 0x04, kLsrFraming = 0x08,
+                         kLsrBreak = 0x10, kLsrThrEmpty = 0x20, kLsrTransmitterEmpty = 0x40, kLsrFifoError = 0x80;
 inline constexpr uint8_t kMsrDeltaCts = 0x01, kMsrDeltaDsr = 0x02, kMsrTrailingRing = 0x04, kMsrDeltaDcd = 0x08,
                          kMsrCts = 0x10, kMsrDsr = 0x20, kMsrRing = 0x40, kMsrDcd = 0x80;
 

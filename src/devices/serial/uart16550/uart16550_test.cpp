@@ -23,7 +23,8 @@ class FakeBackend final : public CharBackend {
   int ready = 0;
 };
 
-constexpr uint16_t kThr = 0x3f8, kIer = 0x3f9, kIir = 0x3fa, kLcr = 0x3fb, kMcr = 0x3fc, kLsr = 0x3fd, kMsr = 0x3fe, kScr = 0x3ff;
+constexpr uint16_t kThr = 0x3f8, kIer = 0x3f9, kIir = 0x3fa, kLcr = 0x3fb, kMcr = 0x3fc, kLsr = 0x3fd, kMsr = 0x3fe,
+                   kScr = 0x3ff;
 
 class UartTest : public ::testing::Test {
  protected:

@@ -167,7 +167,8 @@ uint64_t Pit::io_read(uint64_t port, unsigned size_bytes) {
 
 void Pit::io_write(uint64_t port, uint64_t value, unsigned size_bytes) {
   const std::lock_guard lock(mutex_);
-  for (unsigned i = 0; i < size_bytes; ++i) write_byte(static_cast<uint16_t>(port + i), static_cast<uint8_t>(value >> (8 * i)));
+  for (unsigned i = 0; i < size_bytes; ++i)
+    write_byte(static_cast<uint16_t>(port + i), static_cast<uint8_t>(value >> (8 * i)));
 }
 
 platform::PitState Pit::state() const {

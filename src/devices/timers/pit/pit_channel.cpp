@@ -40,8 +40,8 @@ uint64_t elapsed(const PitChannelState& channel, uint64_t now) {
 // Mode 3: where in the wave the run stands.
 struct Wave {
   bool high;
-  uint32_t position;   // ticks into this half
-  uint64_t half_end;   // ticks of the run at which this half ends
+  uint32_t position;  // ticks into this half
+  uint64_t half_end;  // ticks of the run at which this half ends
 };
 Wave wave(const PitChannelState& channel, uint64_t run) {
   const uint32_t high_ticks = (channel.count + 1) / 2;
@@ -79,7 +79,8 @@ void advance(PitChannelState& channel, uint64_t now) {
   if (!channel.load_pending || now < channel.load_tick) return;
   const bool phase_change = channel.mode == 3 && channel.running && !channel.frozen;
   const bool next_low =
-      phase_change && wave(channel, elapsed(channel, channel.load_tick) - (channel.load_tick > channel.start_tick ? 1 : 0)).high;
+      phase_change &&
+      wave(channel, elapsed(channel, channel.load_tick) - (channel.load_tick > channel.start_tick ? 1 : 0)).high;
   load(channel, channel.load_tick);
   channel.low_first = next_low;
 }
@@ -87,18 +88,15 @@ void advance(PitChannelState& channel, uint64_t now) {
 bool output(const PitChannelState& channel, uint64_t now) {
   const uint64_t run = elapsed(channel, now);
   switch (channel.mode) {
-    case 0:
-      return channel.running && !channel.load_pending && !between_count_bytes(channel) && run >= channel.count;
-    case 1:
-      return !channel.running || run >= channel.count;
+    case 0: return channel.running && !channel.load_pending && !between_count_bytes(channel) && run >= channel.count;
+    case 1: return !channel.running || run >= channel.count;
     case 2:
       if (!channel.running || !channel.gate) return true;
       return run % channel.count != channel.count - 1 || channel.count == 1;
     case 3:
       if (!channel.running || !channel.gate) return true;
       return wave(channel, run).high;
-    default:
-      return !channel.running || run != channel.count;
+    default: return !channel.running || run != channel.count;
   }
 }
 
@@ -124,7 +122,8 @@ uint8_t status(const PitChannelState& channel, uint64_t now) {
   const bool waits_for_gate = gate_triggered(channel) && (!channel.running || channel.count != channel.count_register);
   const bool null_count = channel.load_pending || channel.count_register == 0 || waits_for_gate;
   return static_cast<uint8_t>((output(channel, now) ? kStatusOutput : 0) | (null_count ? kStatusNullCount : 0) |
-                              channel.access << kAccessShift | channel.mode << kModeShift | (channel.bcd ? kControlBcd : 0));
+                              channel.access << kAccessShift | channel.mode << kModeShift |
+                              (channel.bcd ? kControlBcd : 0));
 }
 
 std::optional<uint64_t> next_rising_edge(const PitChannelState& channel, uint64_t now) {
@@ -146,10 +145,8 @@ std::optional<uint64_t> next_rising_edge(const PitChannelState& channel, uint64_
   const uint64_t run = elapsed(channel, now);
   switch (channel.mode) {
     case 0:
-    case 1:
-      return run < channel.count ? std::optional(channel.start_tick + channel.count) : std::nullopt;
-    case 2:
-      return channel.start_tick + (run / channel.count + 1) * channel.count;
+    case 1: return run < channel.count ? std::optional(channel.start_tick + channel.count) : std::nullopt;
+    case 2: return channel.start_tick + (run / channel.count + 1) * channel.count;
     case 3: {
       const Wave half = wave(channel, run);
       if (!half.high) return channel.start_tick + half.half_end;
@@ -160,8 +157,7 @@ std::optional<uint64_t> next_rising_edge(const PitChannelState& channel, uint64_
       }
       return channel.start_tick + half.half_end + channel.count / 2;
     }
-    default:
-      return run <= channel.count ? std::optional(channel.start_tick + channel.count + 1) : std::nullopt;
+    default: return run <= channel.count ? std::optional(channel.start_tick + channel.count + 1) : std::nullopt;
   }
 }
 
@@ -200,8 +196,8 @@ void write_count_byte(PitChannelState& channel, uint8_t value, uint64_t now) {
   channel.load_tick = now + 1;
   if (periodic(channel) && channel.running && !channel.frozen) {
     const uint64_t run = elapsed(channel, now);
-    channel.load_tick = channel.start_tick + (channel.mode == 2 ? (run / channel.count + 1) * channel.count
-                                                                : wave(channel, run).half_end);
+    channel.load_tick = channel.start_tick +
+                        (channel.mode == 2 ? (run / channel.count + 1) * channel.count : wave(channel, run).half_end);
   } else {
     channel.frozen = !channel.gate;
   }

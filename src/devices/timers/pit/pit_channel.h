@@ -15,7 +15,7 @@ using platform::PitChannelState;
 void advance(PitChannelState& channel, uint64_t now);
 
 bool output(const PitChannelState& channel, uint64_t now);
-uint16_t count(const PitChannelState& channel, uint64_t now);   // as read: in BCD if so programmed
+uint16_t count(const PitChannelState& channel, uint64_t now);  // as read: in BCD if so programmed
 uint8_t status(const PitChannelState& channel, uint64_t now);
 // The next tick after `now` at which the output rises, if nothing is written before.
 std::optional<uint64_t> next_rising_edge(const PitChannelState& channel, uint64_t now);

@@ -17,7 +17,8 @@ class PitTest : public ::testing::Test {
   PitTest() { pit_.map_into(h_.ports); }
   // Moves to the middle of a tick, so that rounding of nanoseconds cannot matter.
   void to_tick(uint64_t tick) {
-    const auto target = static_cast<uint64_t>((static_cast<unsigned __int128>(2 * tick + 1) * 1'000'000'000) / (2 * kPitHz));
+    const auto target =
+        static_cast<uint64_t>((static_cast<unsigned __int128>(2 * tick + 1) * 1'000'000'000) / (2 * kPitHz));
     if (target > h_.clock.now_ns()) h_.clock.advance_to(target);
   }
   void ticks(uint64_t count) { to_tick(tick_ += count); }
@@ -403,9 +404,7 @@ class SlowCounter {
         strobe_ = mode_ == 4 && element_ == 0 && !done_;
         if (element_ == 0) done_ = true;
         break;
-      case 2:
-        element_ = element_ == 1 ? count_ : element_ - 1;
-        break;
+      case 2: element_ = element_ == 1 ? count_ : element_ - 1; break;
       case 3: {
         // Odd counts: the high half lasts one tick longer, through zero.
         const uint32_t last = (count_ & 1) && high_ ? 0 : 2;
@@ -417,20 +416,15 @@ class SlowCounter {
         }
         break;
       }
-      default:
-        break;
+      default: break;
     }
   }
   bool output() const {
     switch (mode_) {
-      case 0:
-        return done_;
-      case 2:
-        return element_ != 1;
-      case 3:
-        return high_;
-      default:
-        return !strobe_;
+      case 0: return done_;
+      case 2: return element_ != 1;
+      case 3: return high_;
+      default: return !strobe_;
     }
   }
   uint16_t element() const { return static_cast<uint16_t>(element_); }

@@ -247,8 +247,7 @@ uint8_t Rtc::read_register(uint8_t index) {
       schedule();
       return value;
     }
-    default:
-      return cmos_[index];
+    default: return cmos_[index];
   }
 }
 
@@ -295,18 +294,11 @@ void Rtc::write_register(uint8_t index, uint8_t value) {
       load_time(phase_ns());
       break;
     }
-    case kRegisterA:
-      write_register_a(value);
-      break;
-    case kRegisterB:
-      write_register_b(value);
-      break;
+    case kRegisterA: write_register_a(value); break;
+    case kRegisterB: write_register_b(value); break;
     case kRegisterC:
-    case kRegisterD:
-      break;  // read-only
-    default:
-      cmos_[index] = value;
-      break;
+    case kRegisterD: break;  // read-only
+    default: cmos_[index] = value; break;
   }
   collect_events();
   schedule();

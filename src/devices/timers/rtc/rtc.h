@@ -30,8 +30,8 @@ class Rtc final : public io::Device, public io::IoHandler {
   };
   struct Context {
     io::Clock& clock;
-    io::IrqLine irq;                                 // ISA IRQ 8
-    std::function<void(bool)> set_nmi_masked = {};   // bit 7 of port 0x70 changed; may be empty
+    io::IrqLine irq;                                // ISA IRQ 8
+    std::function<void(bool)> set_nmi_masked = {};  // bit 7 of port 0x70 changed; may be empty
   };
   Rtc(const Options& options, const Context& context);
   ~Rtc() override;
@@ -54,11 +54,11 @@ class Rtc final : public io::Device, public io::IoHandler {
   void write_register(uint8_t index, uint8_t value);
   void write_register_a(uint8_t value);
   void write_register_b(uint8_t value);
-  bool stopped() const;               // SET, or the divider held in reset: time stands in cmos_
+  bool stopped() const;  // SET, or the divider held in reset: time stands in cmos_
   int64_t guest_time_ns() const;
-  int64_t phase_ns() const;           // into the current second
-  void store_time();                  // the running time to cmos_
-  void load_time(int64_t phase_ns);   // ... and back: phase_ns into the second
+  int64_t phase_ns() const;          // into the current second
+  void store_time();                 // the running time to cmos_
+  void load_time(int64_t phase_ns);  // ... and back: phase_ns into the second
   uint8_t encode(unsigned value) const;
   unsigned decode(uint8_t value) const;
   uint8_t encode_hour(unsigned hour) const;
@@ -80,9 +80,9 @@ class Rtc final : public io::Device, public io::IoHandler {
   std::array<uint8_t, 128> cmos_{};
   uint8_t index_ = 0;
   bool nmi_masked_ = false;
-  int64_t offset_ns_ = 0;          // guest time minus wall time
-  int64_t last_second_ = 0;        // guest second up to which update and alarm events are accounted for
-  uint64_t last_period_ = 0;       // number of the periodic interval accounted for
+  int64_t offset_ns_ = 0;     // guest time minus wall time
+  int64_t last_second_ = 0;   // guest second up to which update and alarm events are accounted for
+  uint64_t last_period_ = 0;  // number of the periodic interval accounted for
   std::unique_ptr<io::Timer> timer_;
 };
 

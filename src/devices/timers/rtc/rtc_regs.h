@@ -27,8 +27,8 @@ enum Register : uint8_t {
   kRegisterD = 0x0d,
   kShutdown = 0x0f,
   kEquipment = 0x14,
-  kBaseMemoryLow = 0x15,     // KiB below 640 KiB, two bytes
-  kExtendedMemoryLow = 0x17, // KiB above 1 MiB, two bytes, at most 64 MiB
+  kBaseMemoryLow = 0x15,      // KiB below 640 KiB, two bytes
+  kExtendedMemoryLow = 0x17,  // KiB above 1 MiB, two bytes, at most 64 MiB
   kExtendedMemoryLow2 = 0x30,
   kCentury = 0x32,
   kMemoryAbove16mLow = 0x34,  // 64 KiB units above 16 MiB, two bytes
@@ -37,8 +37,8 @@ enum Register : uint8_t {
 
 inline constexpr uint8_t kUpdateInProgress = 0x80, kDividerMask = 0x70, kDividerNormal = 0x20, kDividerReset = 0x60,
                          kRateMask = 0x0f;
-inline constexpr uint8_t kSet = 0x80, kPeriodicEnable = 0x40, kAlarmEnable = 0x20, kUpdateEnable = 0x10, kSquareWave = 0x08,
-                         kBinary = 0x04, k24Hour = 0x02, kDaylightSaving = 0x01;
+inline constexpr uint8_t kSet = 0x80, kPeriodicEnable = 0x40, kAlarmEnable = 0x20, kUpdateEnable = 0x10,
+                         kSquareWave = 0x08, kBinary = 0x04, k24Hour = 0x02, kDaylightSaving = 0x01;
 inline constexpr uint8_t kInterruptRequest = 0x80, kPeriodicFlag = 0x40, kAlarmFlag = 0x20, kUpdateFlag = 0x10;
 inline constexpr uint8_t kValidRamAndTime = 0x80;
 inline constexpr uint8_t kAlarmDontCare = 0xc0, kPm = 0x80;
