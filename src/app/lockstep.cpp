@@ -357,7 +357,9 @@ std::string Lockstep::report_place() const {
 }
 
 Result<MachineExit> Lockstep::run() {
-  RHEA_TRY(create(STDOUT_FILENO));
+  const bool console = options_.console != ConsoleKind::kNone;
+  input_open_ = console;
+  RHEA_TRY(create(console ? STDOUT_FILENO : -1));
   uint64_t agreed = 0;
   for (uint64_t interval = 1;; ++interval) {
     const uint64_t before = optimised_->clock->instructions();

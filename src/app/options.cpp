@@ -133,6 +133,8 @@ Status check_run_options(RunOptions& options, const Raw& raw) {
   }
   if (options.dbt_verify) {
     if (!options.gdb.empty()) return usage("--dbt-verify runs two machines and has no debugger: leave --gdb away");
+    if (options.console == ConsoleKind::kFile || !options.debugcon.empty())
+      return usage("--dbt-verify knows the console on standard output or none, and no --debugcon");
     options.clock = ClockKind::kInstructions;
   }
   if (options.gdb_wait && options.gdb.empty()) return usage("--gdb-wait needs --gdb");
