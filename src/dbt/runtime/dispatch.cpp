@@ -369,8 +369,11 @@ ThunkResult Runtime::check_segment(uint64_t offset, uint32_t info, uint64_t retu
   }
   const auto linear = linear_address(context_, info >> kInfoSegmentShift, offset, info & kInfoSizeMask,
                                      info & kInfoWrite ? Access::kWrite : Access::kRead);
-  if (!linear) return fault_at(linear.error(), return_address);
-  return {kActionContinue, *linear};
+  if (linear) return {kActionContinue, *linear};
+  if (!(info & kInfoX87Store)) return fault_at(linear.error(), return_address);
+  // The store may turn out not to happen (refuse_access): the access itself, which cannot hit the TLB, decides.
+  segment_refusal_ = linear.error();
+  return {kActionContinue, kRefusedLinear};
 }
 
 Block* Runtime::block_of_host(uint64_t exec_address) const {

@@ -82,6 +82,8 @@ ThunkResult Runtime::memory_access(uint64_t linear, uint32_t info, uint64_t retu
   access_return_ = return_address;
   c.code_invalidated = 0;
   bounce_.active = false;  // of an instruction that faulted natively after it was armed
+  if (linear == kRefusedLinear && !mode::code64(c.mode))
+    return refuse_access(segment_refusal_, linear, info, return_address);
   if (const uint64_t alignment = info >> kInfoAlignmentShift; alignment && (linear & (alignment - 1)))
     return fault_at(Exception{.vector = kGeneralProtection, .has_error_code = true}, return_address);
   const auto canonical = [](uint64_t address) {

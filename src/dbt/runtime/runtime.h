@@ -204,6 +204,10 @@ class Runtime final : public memory::WriteObserver, public io::ViewListener {
   unsigned ram_count_ = 0;
   const RamPiece* find_ram(uint64_t physical) const;
 
+  // What check_segment() hands on for a store of the x87 that its segment refuses: an address no TLB entry holds.
+  static constexpr uint64_t kRefusedLinear = uint64_t{1} << 62;
+  Exception segment_refusal_{};
+
   // The pending bounce access (memory_access with action Proceed and something to write back).
   struct Bounce {
     bool active = false;

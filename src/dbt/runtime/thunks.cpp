@@ -12,6 +12,41 @@ namespace {
 constexpr size_t kXsaveOffset = offsetof(Context, state) + offsetof(cpu::CpuState, xsave);
 constexpr uint32_t kDefaultMxcsr = 0x1f80;
 
+// Instrumented code calls the sanitizers' runtime, whose memcpy and the like use vector registers: there the guest's
+// are put away around every function that translated code calls, not only around those that need it.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define RHEA_SANITIZED 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define RHEA_SANITIZED 1
+#endif
+#endif
+#ifdef RHEA_SANITIZED
+template <auto function>
+struct Guarded;
+template <class... Arguments, ThunkResult (*function)(Context*, Arguments...)>
+struct Guarded<function> {
+  __attribute__((no_sanitize("address", "thread", "undefined"))) static ThunkResult call(Context* context, Arguments... arguments) {
+    asm volatile("xsave64 %0" : "+m"(context->state.xsave) : "a"(7), "d"(0) : "memory");
+    context->vectors_saved = 1;
+    asm volatile("fninit\n\tldmxcsr %0" : : "m"(kDefaultMxcsr));
+    const ThunkResult result = function(context, arguments...);
+    context->vectors_saved = 0;
+    asm volatile("xrstor64 %0" : : "m"(context->state.xsave), "a"(7), "d"(0) : "memory");
+    return result;
+  }
+};
+template <auto function>
+uint64_t address() {
+  return reinterpret_cast<uint64_t>(&Guarded<function>::call);
+}
+#else
+template <auto function>
+uint64_t address() {
+  return reinterpret_cast<uint64_t>(function);
+}
+#endif
+
 // A context field while `pushed` bytes lie on the stack below it.
 HostMem field(size_t offset, int pushed) {
   return {.base = kHRsp, .displacement = static_cast<int32_t>(offset) + pushed};
@@ -143,32 +178,31 @@ uint64_t emit_call_thunk(Emitter& e, uint64_t function, Arguments arguments, OnC
 
 Thunks emit_thunks(Emitter& e, [[maybe_unused]] const Context& context) {
   Thunks thunks;
-  const auto address = [](auto* function) { return reinterpret_cast<uint64_t>(function); };
   thunks.exit = emit_exit(e);
   e.align(16);
   thunks.enter = reinterpret_cast<void (*)(Context*, uint64_t)>(emit_enter(e));
   e.align(16);
-  thunks.dispatch = emit_jump_thunk(e, address(&entry_dispatch), [&] { e.mov64(kHRsi, kScratchA); });
+  thunks.dispatch = emit_jump_thunk(e, address<&entry_dispatch>(), [&] { e.mov64(kHRsi, kScratchA); });
   e.align(16);
-  thunks.branch = emit_jump_thunk(e, address(&entry_branch), [&] {
+  thunks.branch = emit_jump_thunk(e, address<&entry_branch>(), [&] {
     e.mov64(kHRsi, kScratchA);
     e.mov32(kHRdx, kHRcx);
   });
   e.align(16);
-  thunks.link = emit_jump_thunk(e, address(&entry_link), [&] { e.mov64(kHRsi, kScratchB); });
+  thunks.link = emit_jump_thunk(e, address<&entry_link>(), [&] { e.mov64(kHRsi, kScratchB); });
   e.align(16);
-  thunks.budget = emit_jump_thunk(e, address(&entry_budget), [&] {
+  thunks.budget = emit_jump_thunk(e, address<&entry_budget>(), [&] {
     e.mov64(kHRsi, kScratchA);
     e.mov32(kHRdx, kHRcx);
   });
   e.align(16);
   thunks.native_fault = e.exec_position();  // the signal handler has saved the registers already
   e.mov64(kHRdi, kHRsp);
-  call_function(e, address(&entry_native_fault));
+  call_function(e, address<&entry_native_fault>());
   emit_resume(e);
   e.align(16);
   thunks.memory = emit_call_thunk(
-      e, address(&entry_memory),
+      e, address<&entry_memory>(),
       [&] {
         e.mov64(kHRsi, kScratchA);
         e.mov32(kHRdx, kHRcx);
@@ -181,21 +215,21 @@ Thunks emit_thunks(Emitter& e, [[maybe_unused]] const Context& context) {
       });
   e.align(16);
   thunks.memory_after = emit_call_thunk(
-      e, address(&entry_memory_after), [&] { e.mov32(kHRdx, kHRcx); },
+      e, address<&entry_memory_after>(), [&] { e.mov32(kHRdx, kHRcx); },
       [&] {
         load_caller_saved(e, 8);
         if (injected(context, 69)) e.mov_imm32(kHR11, 0);
       });
   e.align(16);
   thunks.system = emit_call_thunk(
-      e, address(&entry_system), [&] { e.mov64(kHRsi, kScratchB); },
+      e, address<&entry_system>(), [&] { e.mov64(kHRsi, kScratchB); },
       [&] {
         load_registers(e, 8);
         if (injected(context, 70)) e.u8(0x9f), e.u8(0x9e);  // lahf, sahf: AH is gone
       });
   e.align(16);
   thunks.segment = emit_call_thunk(
-      e, address(&entry_segment),
+      e, address<&entry_segment>(),
       [&] {
         e.mov64(kHRsi, kScratchA);
         e.mov32(kHRdx, kHRcx);
@@ -205,7 +239,7 @@ Thunks emit_thunks(Emitter& e, [[maybe_unused]] const Context& context) {
         load_caller_saved(e, 8);
       });
   e.align(16);
-  thunks.raise = emit_call_thunk(e, address(&entry_raise), [&] { e.mov32(kHRsi, kHRcx); }, [] {});
+  thunks.raise = emit_call_thunk(e, address<&entry_raise>(), [&] { e.mov32(kHRsi, kHRcx); }, [] {});
   e.align(16);
   return thunks;
 }

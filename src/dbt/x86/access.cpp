@@ -98,7 +98,9 @@ uint8_t BlockBuilder::emit_segment(uint8_t reg, unsigned segment, unsigned size,
   }
   if (check) {
     e_.mov64(kScratchA, reg);
-    e_.mov_imm32(kScratchC, size | (kind != AccessKind::kRead ? kInfoWrite : 0) | segment << kInfoSegmentShift);
+    const bool x87_store = kind == AccessKind::kWrite && is_x87_store();
+    e_.mov_imm32(kScratchC, size | (kind != AccessKind::kRead ? kInfoWrite : 0) | (x87_store ? kInfoX87Store : 0) |
+                                segment << kInfoSegmentShift);
     e_.call(runtime_.thunks().segment);
     return kScratchA;
   }
@@ -111,6 +113,10 @@ uint8_t BlockBuilder::emit_segment(uint8_t reg, unsigned segment, unsigned size,
     e_.lea32(kScratchA, {.base = reg, .index = kScratchC});
   }
   return kScratchA;
+}
+
+bool BlockBuilder::is_x87_store() const {
+  return insn_->has_memory && isa::x86::row_info(insn_->row).translation == isa::x86::Translation::kCopyX87;
 }
 
 void BlockBuilder::emit_align_check(uint8_t reg, unsigned size) {
@@ -136,8 +142,7 @@ HostMem BlockBuilder::fold(const HostMem& mem) {
 }
 
 void BlockBuilder::access(uint8_t reg, unsigned size, AccessKind kind, const Body& body, AfterStore after) {
-  const bool x87_store = kind == AccessKind::kWrite && insn_->has_memory &&
-                         isa::x86::row_info(insn_->row).translation == isa::x86::Translation::kCopyX87;
+  const bool x87_store = kind == AccessKind::kWrite && is_x87_store();
   const bool checked_late = x87_store && (mode_ & mode::kAlignCheck);  // the slow path knows when not to fault
   if (!checked_late) emit_align_check(reg, size);
   const MmuIndex mmu = mode::mmu(mode_);

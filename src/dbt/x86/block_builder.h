@@ -51,6 +51,7 @@ class BlockBuilder {
   uint8_t emit_linear(const Insn& insn, unsigned size, AccessKind kind, int64_t extra = 0);
   uint8_t emit_segment(uint8_t reg, unsigned segment, unsigned size, AccessKind kind);
   void emit_align_check(uint8_t reg, unsigned size);
+  bool is_x87_store() const;  // of an access that only writes: FST and kin, which an exception may suppress
   // One access of `size` bytes at the linear address in `reg`: translated inline, `body` emits the instruction
   // with the host memory operand it is given (and is called twice: for the fast path and for the slow one).
   // The body may use scratch C, and scratch B after folding the operand (fold()).
