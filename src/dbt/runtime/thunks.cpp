@@ -29,7 +29,7 @@ struct Guarded<function> {
   __attribute__((no_sanitize("address", "thread", "undefined"))) static ThunkResult call(Context* context, Arguments... arguments) {
     asm volatile("xsave64 %0" : "+m"(context->state.xsave) : "a"(7), "d"(0) : "memory");
     context->vectors_saved = 1;
-    asm volatile("fninit\n\tldmxcsr %0" : : "m"(kDefaultMxcsr));
+    asm volatile("ldmxcsr %0" : : "m"(kDefaultMxcsr));  // x87 stays: memory_after() asks it
     const ThunkResult result = function(context, arguments...);
     context->vectors_saved = 0;
     asm volatile("xrstor64 %0" : : "m"(context->state.xsave), "a"(7), "d"(0) : "memory");
