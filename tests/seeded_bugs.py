@@ -49,7 +49,7 @@ def main():
     plain = [number for number, how in bugs.items() if how == ("isa", None)]
     caught = {}
     if plain:
-        for line in output_of([isa, "--inject-all", str(max(plain)), "--cases", str(CASES)]).splitlines():
+        for line in output_of([isa, "--inject-all", f"{min(plain)}-{max(plain)}", "--cases", str(CASES)]).splitlines():
             if match := re.match(r"bug +(\d+): (caught|NOT CAUGHT)", line):
                 caught[int(match[1])] = match[2] == "caught"
     healthy = {}
