@@ -3,30 +3,8 @@
 #include "dbt/runtime/block.h"
 
 #include <algorithm>
-#include <new>
 
 namespace rhea::dbt {
-
-Arena::~Arena() {
-  for (uint8_t* chunk : chunks_) ::operator delete(chunk, std::align_val_t{64});
-}
-
-void* Arena::allocate(size_t bytes, size_t alignment) {
-  size_t start = (used_ + alignment - 1) & ~(alignment - 1);
-  if (start + bytes > kChunkBytes || chunks_.empty()) {
-    if (!chunks_.empty()) ++chunk_;
-    if (chunk_ >= chunks_.size())
-      chunks_.push_back(static_cast<uint8_t*>(::operator new(kChunkBytes, std::align_val_t{64})));
-    start = 0;
-  }
-  used_ = start + bytes;
-  return chunks_[chunk_] + start;
-}
-
-void Arena::reset() {
-  chunk_ = 0;
-  used_ = chunks_.empty() ? kChunkBytes : 0;
-}
 
 BlockMap::BlockMap() : buckets_(size_t{1} << kHashBits), pages_(size_t{1} << kPageBits) {}
 
