@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Selection of the engine.
+// Selection of the engine, options of the machine.
 #include "app/engines.h"
 
 #ifdef RHEA_HAVE_DBT_ENGINE
@@ -13,7 +13,6 @@ Result<machine::EngineFactory> select_engine(const RunOptions& options) {
   engine_dbt::DbtOptions dbt;
   dbt.opt_level = options.dbt_opt;
   dbt.instruction_clock = options.clock == ClockKind::kInstructions;
-  dbt.verify_interval = options.dbt_verify;
   dbt.code_cache_bytes = options.dbt_cache_bytes;
   dbt.perf_map = options.dbt_perf_map;
   return [dbt](const cpu::EngineContext& context) { return engine_dbt::create_dbt_engine(context, dbt); };
@@ -23,5 +22,18 @@ Result<machine::EngineFactory> select_engine(const RunOptions&) {
   return fail(ErrorCode::kUnsupported, "no engine is built into this program");
 }
 #endif
+
+machine::Machine::Options machine_options_of(const RunOptions& options) {
+  machine::Machine::Options machine;
+  machine.name = options.name;
+  machine.memory_bytes = options.memory_bytes;
+  machine.cpu_count = options.cpu_count;
+  machine.kernel_path = options.kernel;
+  machine.initrd_paths = options.initrds;
+  machine.command_line = options.command_line;
+  machine.reboot = options.reboot;
+  machine.board.debug_exit = options.debug_exit;
+  return machine;
+}
 
 }  // namespace rhea::app

@@ -89,16 +89,8 @@ Result<std::unique_ptr<Side>> create_side(RunOptions options, int dbt_opt, int o
   cpu::CpuModel model = RHEA_TRY(cpu::CpuModel::create(
       {.name = options.cpu_model, .tsc_frequency_hz = clock->tsc_frequency_hz(), .cpu_count = options.cpu_count}));
   machine::EngineFactory factory = RHEA_TRY(select_engine(options));
-  Machine::Options machine_options;
-  machine_options.name = options.name;
-  machine_options.memory_bytes = options.memory_bytes;
-  machine_options.cpu_count = options.cpu_count;
-  machine_options.kernel_path = options.kernel;
-  machine_options.initrd_paths = options.initrds;
-  machine_options.command_line = options.command_line;
-  machine_options.reboot = options.reboot;
+  Machine::Options machine_options = machine_options_of(options);
   machine_options.board.serial[0] = side->serial.get();
-  machine_options.board.debug_exit = options.debug_exit;
   side->machine = RHEA_TRY(Machine::create(std::move(machine_options), {.loop = *side->loop,
                                                                         .log = side->log,
                                                                         .clock = std::move(clock),

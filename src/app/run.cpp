@@ -116,17 +116,9 @@ Status Session::create_machine() {
       {.name = options_.cpu_model, .tsc_frequency_hz = clock_->tsc_frequency_hz(), .cpu_count = options_.cpu_count}));
   machine::EngineFactory factory = RHEA_TRY(select_engine(options_));
 
-  Machine::Options machine_options;
-  machine_options.name = options_.name;
-  machine_options.memory_bytes = options_.memory_bytes;
-  machine_options.cpu_count = options_.cpu_count;
-  machine_options.kernel_path = options_.kernel;
-  machine_options.initrd_paths = options_.initrds;
-  machine_options.command_line = options_.command_line;
-  machine_options.reboot = options_.reboot;
+  Machine::Options machine_options = machine_options_of(options_);
   machine_options.start_paused = options_.gdb_wait;
   machine_options.board.serial[0] = console_.get();
-  machine_options.board.debug_exit = options_.debug_exit;
   if (!options_.debugcon.empty()) {
     // A console of its own: a reader that stalls must not keep the VM from ending.
     const int fd = debugcon_file_ ? debugcon_file_.get() : STDOUT_FILENO;

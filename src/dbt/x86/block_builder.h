@@ -100,6 +100,7 @@ class BlockBuilder {
   void emit_poll(int64_t target_offset);
   void jump_conditional(const Insn& insn);
   void loop(const Insn& insn);
+  void push_return_ip(const Insn& insn);  // of the instruction after a CALL
   void call_relative(const Insn& insn);
   void jump_indirect(const Insn& insn);
   void call_indirect(const Insn& insn);
@@ -123,6 +124,7 @@ class BlockBuilder {
   void read_tsc(const Insn& insn);
   void load_gpr(uint8_t host, unsigned gpr);  // any guest register into a host one
   void store_gpr(unsigned gpr, uint8_t host);
+  void emit_sized_load(uint8_t reg, const HostMem& mem, unsigned size);  // 2, 4 or 8 bytes, zero-extended
   void emit_sized_store(const HostMem& mem, uint8_t reg, unsigned size);
 
   Runtime& runtime_;

@@ -153,7 +153,7 @@ void BlockBuilder::loop(const Insn& insn) {
   emit_exit(next, mode_);
 }
 
-void BlockBuilder::call_relative(const Insn& insn) {
+void BlockBuilder::push_return_ip(const Insn& insn) {
   const unsigned size = insn.operand_size;
   const int64_t next = static_cast<int64_t>(offset_) + insn.length;
   push_with(
@@ -164,20 +164,18 @@ void BlockBuilder::call_relative(const Insn& insn) {
         emit_sized_store(mem, kScratchC, size);
       },
       AfterStore::kStay);
+}
+
+void BlockBuilder::call_relative(const Insn& insn) {
+  push_return_ip(insn);
   emit_branch(insn);
 }
 
 void BlockBuilder::jump_indirect(const Insn& insn) {
   const unsigned size = insn.operand_size;
   if (insn.has_memory) {
-    access_operand(insn, size, AccessKind::kRead, [this, size](const HostMem& mem) {
-      if (size == 8)
-        e_.load64(kScratchA, mem);
-      else if (size == 4)
-        e_.load32(kScratchA, mem);
-      else
-        e_.load16(kScratchA, mem);
-    });
+    access_operand(insn, size, AccessKind::kRead,
+                   [this, size](const HostMem& mem) { emit_sized_load(kScratchA, mem, size); });
   } else {
     load_gpr(kScratchA, insn.operands[0].reg);
     if (size == 4) e_.mov32(kScratchA, kScratchA);
@@ -191,12 +189,7 @@ void BlockBuilder::call_indirect(const Insn& insn) {
   const HostMem target = context_field(offsetof(Context, scratch) + 24);
   if (insn.has_memory) {
     access_operand(insn, size, AccessKind::kRead, [this, size, target](const HostMem& mem) {
-      if (size == 8)
-        e_.load64(kScratchC, mem);
-      else if (size == 4)
-        e_.load32(kScratchC, mem);
-      else
-        e_.load16(kScratchC, mem);
+      emit_sized_load(kScratchC, mem, size);
       e_.store64(target, kScratchC);
     });
   } else {
@@ -205,15 +198,7 @@ void BlockBuilder::call_indirect(const Insn& insn) {
     if (size == 2) e_.movzx16(kScratchC, kScratchC);
     e_.store64(target, kScratchC);
   }
-  const int64_t next = static_cast<int64_t>(offset_) + insn.length;
-  push_with(
-      size,
-      [this, size, next](const HostMem& mem) {
-        e_.load64(kScratchC, context_field(offsetof(Context, code_base)));
-        e_.lea64(kScratchC, {.base = kScratchC, .displacement = static_cast<int32_t>(next)});
-        emit_sized_store(mem, kScratchC, size);
-      },
-      AfterStore::kStay);
+  push_return_ip(insn);
   e_.load64(kScratchA, target);
   emit_indirect(mode_, -static_cast<int>(size));
 }
@@ -221,14 +206,7 @@ void BlockBuilder::call_indirect(const Insn& insn) {
 void BlockBuilder::ret(const Insn& insn) {
   const unsigned size = insn.operand_size;
   const uint8_t linear = emit_stack_offset(0, size, AccessKind::kRead);
-  access(linear, size, AccessKind::kRead, [this, size](const HostMem& mem) {
-    if (size == 8)
-      e_.load64(kScratchA, mem);
-    else if (size == 4)
-      e_.load32(kScratchA, mem);
-    else
-      e_.load16(kScratchA, mem);
-  });
+  access(linear, size, AccessKind::kRead, [this, size](const HostMem& mem) { emit_sized_load(kScratchA, mem, size); });
   const unsigned popped = size + (!insn.operand_count      ? 0
                                   : injected(context_, 35) ? static_cast<int16_t>(insn.imm)
                                                            : static_cast<uint16_t>(insn.imm));

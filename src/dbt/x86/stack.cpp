@@ -45,6 +45,15 @@ void BlockBuilder::push_with(unsigned size, const std::function<void(const HostM
       after);
 }
 
+void BlockBuilder::emit_sized_load(uint8_t reg, const HostMem& mem, unsigned size) {
+  if (size == 8)
+    e_.load64(reg, mem);
+  else if (size == 4)
+    e_.load32(reg, mem);
+  else
+    e_.load16(reg, mem);
+}
+
 void BlockBuilder::emit_sized_store(const HostMem& mem, uint8_t reg, unsigned size) {
   if (size == 8)
     e_.store64(mem, reg);
@@ -74,12 +83,7 @@ void BlockBuilder::push(const Insn& insn) {
   }
   if (operand.kind == OperandKind::kMemory) {
     access_operand(insn, size, AccessKind::kRead, [this, size](const HostMem& mem) {
-      if (size == 8)
-        e_.load64(kScratchC, mem);
-      else if (size == 4)
-        e_.load32(kScratchC, mem);
-      else
-        e_.load16(kScratchC, mem);
+      emit_sized_load(kScratchC, mem, size);
       e_.store64(context_field(offsetof(Context, scratch)), kScratchC);
     });
     push_with(
@@ -113,12 +117,7 @@ void BlockBuilder::pop(const Insn& insn) {
   const uint8_t linear = emit_stack_offset(0, size, AccessKind::kRead);
   if (operand.kind == OperandKind::kMemory) {
     access(linear, size, AccessKind::kRead, [this, size](const HostMem& mem) {
-      if (size == 8)
-        e_.load64(kScratchC, mem);
-      else if (size == 4)
-        e_.load32(kScratchC, mem);
-      else
-        e_.load16(kScratchC, mem);
+      emit_sized_load(kScratchC, mem, size);
       e_.store64(context_field(offsetof(Context, scratch)), kScratchC);
     });
     // An RSP-based address is computed after the increment. [SDM-2B POP]
@@ -132,14 +131,7 @@ void BlockBuilder::pop(const Insn& insn) {
     return;
   }
   const unsigned gpr = operand.reg;
-  access(linear, size, AccessKind::kRead, [this, size](const HostMem& mem) {
-    if (size == 8)
-      e_.load64(kScratchC, mem);
-    else if (size == 4)
-      e_.load32(kScratchC, mem);
-    else
-      e_.load16(kScratchC, mem);
-  });
+  access(linear, size, AccessKind::kRead, [this, size](const HostMem& mem) { emit_sized_load(kScratchC, mem, size); });
   if (gpr == cpu::kRsp) {
     if (size == 2) {  // POP SP: the increment is lost in the low half only
       e_.mov32(kScratchB, kScratchC);

@@ -14,7 +14,6 @@ namespace rhea::engine_dbt {
 struct DbtOptions {
   int opt_level = 1;               // 0: reference mode
   bool instruction_clock = false;  // the machine's clock counts instructions
-  uint64_t verify_interval = 0;    // compare against reference mode every N instructions; 0: off
   uint64_t code_cache_bytes = 256u << 20;
   std::string perf_map;              // write /tmp/perf-PID.map style symbols there; empty: off
   uint32_t tlb_index_mask = 0xffff;  // tests: a tiny TLB
