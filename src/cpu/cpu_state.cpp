@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Power-on values of the architectural state. [SDM-3A 10.1.1, table 10-1]
+// Power-on and INIT values of the architectural state. [SDM-3A 10.1.1, table 10-1]
 #include "cpu/cpu_state.h"
 
 #include <cstring>
@@ -15,12 +15,9 @@ void put(CpuState& state, size_t offset, T value) {
   std::memcpy(&state.xsave[offset], &value, sizeof value);
 }
 
-}  // namespace
-
-void reset_to_power_on(CpuState& state) {
-  state = CpuState{};
+// What RESET and INIT set alike, all of which is zero before.
+void reset_registers(CpuState& state) {
   state.rip = 0xfff0;
-  state.cr0 = cr0::kCd | cr0::kNw | cr0::kEt;
   // Family, model and stepping go to EDX; 6 for the family is what every model here has in bits 8-11 or above.
   state.gpr[kRdx] = 0x600;
 
@@ -32,6 +29,14 @@ void reset_to_power_on(CpuState& state) {
 
   state.dr[6] = 0xffff0ff0;
   state.dr[7] = 0x400;
+}
+
+}  // namespace
+
+void reset_to_power_on(CpuState& state) {
+  state = CpuState{};
+  reset_registers(state);
+  state.cr0 = cr0::kCd | cr0::kNw | cr0::kEt;
   // Fast strings on; no branch trace store, no PEBS. [SDM-4 2.1, MSR 1A0H]
   state.misc_enable = 0x1801;
 
@@ -39,6 +44,20 @@ void reset_to_power_on(CpuState& state) {
   put<uint8_t>(state, kFtwOffset, 0xff);  // tag word 5555H: every register valid, holding +0.0
   put<uint32_t>(state, kMxcsrOffset, 0x1f80);
   put<uint64_t>(state, kXstateBvOffset, 0b11);  // x87 and SSE are in the area; AVX in its initial state
+}
+
+void reset_by_init(CpuState& state) {
+  state.gpr = {};
+  state.rflags = rflags::kFixed1;
+  state.segment = {};
+  state.gdtr = state.idtr = {};
+  state.cr0 = (state.cr0 & (cr0::kCd | cr0::kNw)) | cr0::kEt;
+  state.cr2 = state.cr3 = state.cr4 = state.efer = 0;
+  state.dr = {};
+  state.kvm_system_time = state.kvm_async_pf = state.kvm_steal_time = state.kvm_pv_eoi = 0;
+  state.sti_shadow = state.mov_ss_shadow = state.nmi_blocked = state.nmi_pending = false;
+  state.halted = state.wait_for_sipi = false;
+  reset_registers(state);
 }
 
 }  // namespace rhea::cpu

@@ -92,6 +92,7 @@ struct CpuState {
   bool nmi_blocked = false;    // until IRET
   bool nmi_pending = false;
   bool halted = false;
+  bool wait_for_sipi = false;  // after INIT, on every processor but the bootstrap one; nothing runs until a SIPI
 
   alignas(64) std::array<std::byte, kXsaveAreaBytes> xsave{};
 
@@ -102,7 +103,13 @@ struct CpuState {
   bool virtual8086() const { return rflags & rflags::kVm; }
 };
 
-// Power-on / INIT state of a processor. [SDM-3A 10.1.1]
+// What power-on or RESET leaves. [SDM-3A 10.1.1]
 void reset_to_power_on(CpuState& state);
+
+// What an INIT leaves. [SDM-3A 10.1.1 table 10-1; APM-2 14.1.3 table 14-1] As at power-on, but for CR0.CD and CR0.NW,
+// XCR0, the XSAVE area (x87, SSE, AVX) and the MSRs, which stay; EFER is cleared. The registers through which the
+// guest had the hypervisor write into its memory are cleared too. wait_for_sipi is clear: the caller, who knows
+// which processor this is, sets it on all but the bootstrap one.
+void reset_by_init(CpuState& state);
 
 }  // namespace rhea::cpu

@@ -81,6 +81,7 @@ void describe_cpu(Archive& archive, auto& self) {
   archive.field("nmi_blocked", self.nmi_blocked);
   archive.field("nmi_pending", self.nmi_pending);
   archive.field("halted", self.halted);
+  archive.field_since(2, "wait_for_sipi", self.wait_for_sipi);
   archive.field("xsave", self.xsave);
 }
 

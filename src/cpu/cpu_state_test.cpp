@@ -16,15 +16,15 @@ using ::testing::HasSubstr;
 
 CpuModel model(const char* name = "max") { return CpuModel::create({.name = name}).value(); }
 
-std::vector<std::byte> saved(const CpuState& state) {
-  state::StateWriter writer;
+std::vector<std::byte> saved(const CpuState& state, uint32_t version = kCpuStateVersion) {
+  state::StateWriter writer("cpu", version);
   save(writer, state);
   return std::move(writer).finish();
 }
 
-Status loaded(const CpuState& from, CpuState& to) {
-  std::vector<std::byte> file = saved(from);
-  auto reader = state::StateReader::open(file);
+Status loaded(const CpuState& from, CpuState& to, uint32_t version = kCpuStateVersion) {
+  std::vector<std::byte> file = saved(from, version);
+  auto reader = state::StateReader::open(file, kCpuStateVersion);
   if (!reader) return std::unexpected(reader.error());
   return load(*reader, model(), to);
 }
@@ -41,6 +41,45 @@ TEST(CpuState, PowerOn) {
   EXPECT_FALSE(state.protected_mode());
   EXPECT_EQ(state.cpl(), 0u);
   EXPECT_EQ(static_cast<uint8_t>(state.xsave[0]), 0x40);
+}
+
+// [SDM-3A 10.1.1 table 10-1]
+TEST(CpuState, Init) {
+  CpuState power_on, state;
+  reset_to_power_on(power_on);
+  reset_to_power_on(state);
+  for (uint64_t& gpr : state.gpr) gpr = 5;
+  for (uint64_t& dr : state.dr) dr = 6;
+  state.segment[kCs] = {.base = 0x1000, .limit = 0xfffff, .selector = 8, .attributes = 0xa09b};
+  state.gdtr = state.idtr = {.base = 0x5000, .limit = 24};
+  state.rip = 0x1234;
+  state.rflags |= rflags::kIf | rflags::kDf;
+  state.cr0 = cr0::kPg | cr0::kPe | cr0::kWp | cr0::kNw;
+  state.cr2 = state.cr3 = 0x2000;
+  state.cr4 = cr4::kPae;
+  state.efer = efer::kLme | efer::kLma;
+  state.xcr0 = 7;
+  state.xsave[160] = std::byte{0x5a};
+  state.star = state.pat = state.mtrr_def_type = state.tsc_aux = state.kvm_poll_control = 7;
+  state.kvm_system_time = state.kvm_pv_eoi = 0x3001;
+  state.nmi_blocked = state.nmi_pending = state.halted = state.sti_shadow = state.wait_for_sipi = true;
+  reset_by_init(state);
+
+  EXPECT_EQ(state.gpr, power_on.gpr);
+  EXPECT_EQ(state.segment, power_on.segment);
+  EXPECT_EQ(state.gdtr, power_on.gdtr);
+  EXPECT_EQ(state.idtr, power_on.idtr);
+  EXPECT_EQ(state.dr, power_on.dr);
+  EXPECT_EQ(state.rip, 0xfff0u);
+  EXPECT_EQ(state.rflags, rflags::kFixed1);
+  EXPECT_EQ(state.cr0, cr0::kNw | cr0::kEt) << "CD and NW stay as they were";
+  EXPECT_EQ(state.cr2 | state.cr3 | state.cr4 | state.efer, 0u);
+  EXPECT_EQ(state.xcr0, 7u);
+  EXPECT_EQ(static_cast<uint8_t>(state.xsave[160]), 0x5a);
+  for (uint64_t kept : {state.star, state.pat, state.mtrr_def_type, state.tsc_aux, state.kvm_poll_control})
+    EXPECT_EQ(kept, 7u);
+  EXPECT_EQ(state.kvm_system_time | state.kvm_pv_eoi, 0u);
+  EXPECT_FALSE(state.nmi_blocked || state.nmi_pending || state.halted || state.sti_shadow || state.wait_for_sipi);
 }
 
 TEST(CpuStateSection, RoundTrip) {
@@ -98,7 +137,7 @@ TEST(CpuStateSection, EveryRegisterIsSaved) {
   for (uint64_t& mtrr : before.mtrr_mask) mtrr = ++value;
   before.gdtr = {.base = 24, .limit = 25};
   before.idtr = {.base = 26, .limit = 27};
-  before.mov_ss_shadow = before.sti_shadow = before.nmi_pending = true;
+  before.mov_ss_shadow = before.sti_shadow = before.nmi_pending = before.wait_for_sipi = true;
   ASSERT_TRUE(loaded(before, after));
   for (auto member : kRegisters) EXPECT_EQ(after.*member, before.*member);
   EXPECT_EQ(after.dr, before.dr);
@@ -106,7 +145,17 @@ TEST(CpuStateSection, EveryRegisterIsSaved) {
   EXPECT_EQ(after.mtrr_mask, before.mtrr_mask);
   EXPECT_EQ(after.gdtr, before.gdtr);
   EXPECT_EQ(after.idtr, before.idtr);
-  EXPECT_TRUE(after.mov_ss_shadow && after.sti_shadow && after.nmi_pending);
+  EXPECT_TRUE(after.mov_ss_shadow && after.sti_shadow && after.nmi_pending && after.wait_for_sipi);
+}
+
+TEST(CpuStateSection, TheFirstVersionLoads) {
+  CpuState before, after;
+  reset_to_power_on(before);
+  before.rip = 0x777;
+  before.wait_for_sipi = true;
+  ASSERT_TRUE(loaded(before, after, 1));
+  EXPECT_EQ(after.rip, 0x777u);
+  EXPECT_FALSE(after.wait_for_sipi) << "the first version did not know it";
 }
 
 TEST(CpuStateSection, ImpossibleStatesAreRefused) {

@@ -134,7 +134,8 @@ Status Machine::create_processors() {
                                                        .ports = ports_,
                                                        .clock = *clock_,
                                                        .irq = router_,
-                                                       .cpu_model = cpu_model_}));
+                                                       .cpu_model = cpu_model_,
+                                                       .vcpus = options_.cpu_count}));
   for (unsigned i = 0; i < options_.cpu_count; ++i) {
     std::unique_ptr<cpu::Vcpu> vcpu = RHEA_TRY(engine_->create_vcpu(i, *lapics_[i]));
     lapics_[i]->set_kick([raw = vcpu.get()] { raw->kick(); });
