@@ -204,7 +204,7 @@ void native_child_main(NativeRing& ring, int backing_fd) {
   const stack_t stack{.ss_sp = stack_memory, .ss_flags = 0, .ss_size = kStackBytes};
   if (sigaltstack(&stack, nullptr) != 0) _exit(3);
 
-  struct sigaction action {};
+  struct sigaction action{};
   action.sa_sigaction = rhea_native_signal_entry;
   action.sa_flags = SA_SIGINFO | SA_ONSTACK;
   sigfillset(&action.sa_mask);
