@@ -10,6 +10,7 @@
 #include <string_view>
 
 #include "base/strings.h"
+#include "machine/pc/machine.h"
 
 namespace rhea::app {
 namespace {
@@ -36,7 +37,7 @@ void add_run_options(CLI::App& run, RunOptions& options, Raw& raw) {
       ->take_all();
   run.add_option("--append", options.command_line, "Kernel command line")->type_name("STRING");
   run.add_option("-m,--memory", raw.memory, "Guest memory: 512M, 4G, ... (default 512M)")->type_name("SIZE");
-  run.add_option("-c,--cpus", raw.cpus, "Number of processors (default 1)")->type_name("N");
+  run.add_option("-c,--cpus", raw.cpus, "Number of processors, 1 to 255 (default 1)")->type_name("N");
   run.add_option("--cpu", options.cpu_model, "Processor model: x86-64-v2, x86-64-v3, max (default max)")
       ->type_name("MODEL");
   run.add_option("--engine", options.engine, "Engine: auto, dbt, kvm (default auto)")->type_name("ENGINE");
@@ -118,7 +119,7 @@ Status set_console(RunOptions& options, const std::string& text) {
 Status check_run_options(RunOptions& options, const Raw& raw) {
   if (options.kernel.empty()) return usage("no kernel given: use --kernel FILE");
   options.memory_bytes = RHEA_TRY(size("--memory", raw.memory));
-  options.cpu_count = static_cast<unsigned>(RHEA_TRY(number("--cpus", raw.cpus, 1, 4096)));
+  options.cpu_count = static_cast<unsigned>(RHEA_TRY(number("--cpus", raw.cpus, 1, machine::Machine::kMaxCpus)));
   options.dbt_opt = static_cast<int>(RHEA_TRY(number("--dbt-opt", raw.dbt_opt, 0, 1)));
   options.dbt_verify = RHEA_TRY(number("--dbt-verify", raw.dbt_verify, 0, ~uint64_t{0}));
   options.dbt_cache_bytes = RHEA_TRY(size("--dbt-cache", raw.dbt_cache));
@@ -137,6 +138,9 @@ Status check_run_options(RunOptions& options, const Raw& raw) {
       return usage("--dbt-verify knows the console on standard output or none, and no --debugcon");
     options.clock = ClockKind::kInstructions;
   }
+  if (options.clock == ClockKind::kInstructions && options.cpu_count > 1)
+    return usage(fmt::format("{} runs one processor: its instructions are the time; leave --cpus away",
+                             options.dbt_verify ? "--dbt-verify" : "--clock=instructions"));
   if (options.gdb_wait && options.gdb.empty()) return usage("--gdb-wait needs --gdb");
   return {};
 }

@@ -58,7 +58,7 @@ TEST(Options, RunWithEverything) {
                        "tcp:localhost:1234",
                        "--gdb-wait",
                        "--clock",
-                       "instructions",
+                       "host",
                        "--dbt-opt=0",
                        "--dbt-cache",
                        "1M"});
@@ -75,7 +75,7 @@ TEST(Options, RunWithEverything) {
   EXPECT_EQ(run.console_path, "/x/y");
   EXPECT_FALSE(run.reboot);
   EXPECT_TRUE(run.statistics && run.debug_exit && run.gdb_wait);
-  EXPECT_EQ(run.clock, ClockKind::kInstructions);
+  EXPECT_EQ(run.clock, ClockKind::kHost);
   EXPECT_EQ(run.dbt_opt, 0);
   EXPECT_EQ(run.dbt_verify, 0u);
   EXPECT_EQ(run.dbt_cache_bytes, 1u << 20);
@@ -115,7 +115,8 @@ TEST(Options, MistakesAreOneLineWithTheNearestRightWord) {
   EXPECT_THAT(error_of({"run", "--kernel"}), HasSubstr("--kernel"));
   EXPECT_THAT(error_of({"run", "--kernel", "k", "-m", "lots"}),
               AllOf(HasSubstr("--memory takes a size"), HasSubstr("'lots'")));
-  EXPECT_THAT(error_of({"run", "--kernel", "k", "-c", "0"}), HasSubstr("--cpus takes a number from 1"));
+  EXPECT_THAT(error_of({"run", "--kernel", "k", "-c", "0"}), HasSubstr("--cpus takes a number from 1 to 255"));
+  EXPECT_THAT(error_of({"run", "--kernel", "k", "-c", "256"}), HasSubstr("--cpus takes a number from 1 to 255"));
   EXPECT_THAT(error_of({"run", "--kernel", "k", "-c", "-3"}), HasSubstr("--cpus"));
   EXPECT_THAT(error_of({"run", "--kernel", "k", "-c", "99999999999999999999999"}), HasSubstr("--cpus"));
   EXPECT_THAT(error_of({"run", "--kernel", "k", "--engine", "kvm"}), HasSubstr("not built yet"));

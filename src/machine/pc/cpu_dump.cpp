@@ -30,6 +30,12 @@ std::string_view mode_name(const cpu::CpuState& state) {
 
 }  // namespace
 
+std::string summarise_cpu_state(const cpu::CpuState& state) {
+  if (state.wait_for_sipi) return "waits for its start-up interrupt";
+  return fmt::format("mode {} CPL {} rip {:016x} rsp {:016x} cr3 {:016x}{}", mode_name(state), state.cpl(), state.rip,
+                     state.gpr[cpu::kRsp], state.cr3, state.halted ? ", halted" : "");
+}
+
 std::string dump_cpu_state(const cpu::CpuState& state) {
   std::string text;
   auto out = std::back_inserter(text);

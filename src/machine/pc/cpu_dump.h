@@ -11,4 +11,7 @@ namespace rhea::machine {
 // Many lines, each ending in a newline.
 std::string dump_cpu_state(const cpu::CpuState& state);
 
+// One line without its end: where the processor is and what it waits for.
+std::string summarise_cpu_state(const cpu::CpuState& state);
+
 }  // namespace rhea::machine

@@ -35,13 +35,17 @@ Machine::Machine(Options options, Environment environment, const MemoryLayout& l
       physical_("physical", kPhysicalAddressSpaceBytes),
       ports_("ports", kPortSpaceBytes) {}
 
-Machine::~Machine() { threads_.clear(); }
+// All are stopped before the first is destroyed: one that runs may send an interrupt to any other.
+Machine::~Machine() {
+  request_stop_of_all();
+  for (const auto& thread : threads_) thread->quit();
+  threads_.clear();
+}
 
 Result<std::unique_ptr<Machine>> Machine::create(Options options, Environment environment) {
   if (options.cpu_count == 0 || options.cpu_count > kMaxCpus) {
-    return fail(
-        ErrorCode::kInvalidArgument,
-        fmt::format("{} processors asked for; this version of Rhea runs exactly {}", options.cpu_count, kMaxCpus));
+    return fail(ErrorCode::kInvalidArgument,
+                fmt::format("{} processors asked for; a machine has 1 to {}", options.cpu_count, kMaxCpus));
   }
   MemoryLayout layout =
       RHEA_TRY(MemoryLayout::create(options.memory_bytes, environment.cpu_model.physical_address_bits()));
@@ -139,9 +143,8 @@ Status Machine::create_processors() {
   for (unsigned i = 0; i < options_.cpu_count; ++i) {
     std::unique_ptr<cpu::Vcpu> vcpu = RHEA_TRY(engine_->create_vcpu(i, *lapics_[i]));
     lapics_[i]->set_kick([raw = vcpu.get()] { raw->kick(); });
-    threads_.push_back(std::make_unique<VcpuThread>(std::move(vcpu), i, [this, i](cpu::StopReason reason) {
-      loop_.post([this, i, reason] { on_vcpu_stopped(i, reason); });
-    }));
+    threads_.push_back(
+        std::make_unique<VcpuThread>(std::move(vcpu), i, [this, i] { post([this, i] { on_vcpu_stopped(i); }); }));
   }
   return {};
 }
@@ -169,7 +172,18 @@ Status Machine::boot() {
   program_boot_lapic(*lapics_.front());
   program_boot_pics(ports_);
   threads_.front()->vcpu().set_state(loaded->state);
+  const auto waiting = std::make_unique<cpu::CpuState>(application_processor_state());
+  for (size_t i = 1; i < threads_.size(); ++i) threads_[i]->vcpu().set_state(*waiting);
   return {};
+}
+
+// As a firmware leaves them: the memory types of the boot processor, then INIT.
+cpu::CpuState Machine::application_processor_state() const {
+  cpu::CpuState state;
+  cpu::reset_to_power_on(state);
+  program_mtrrs(state, kPciHoleStart, cpu_model_.physical_address_bits());
+  state.wait_for_sipi = true;
+  return state;
 }
 
 MachineExit Machine::run() {
@@ -188,7 +202,7 @@ std::optional<MachineExit> Machine::run_slice(uint64_t instructions) {
   if (exit_) return exit_;
   paused_ = true;  // nothing here wakes the processor's own thread
   in_slice_ = true;
-  last_reason_ = vcpu(0).run(instructions);
+  note_stop(0, vcpu(0).run(instructions));
   in_slice_ = false;
   handle_stopped();
   return exit_;
@@ -213,13 +227,23 @@ void Machine::request(Action action, uint32_t status) {
   stop_processors();
 }
 
+void Machine::post(std::function<void()> function) {
+  loop_.post([alive = std::weak_ptr(alive_), function = std::move(function)] {
+    if (!alive.expired()) function();
+  });
+}
+
+void Machine::request_stop_of_all() {
+  for (const auto& thread : threads_) thread->request_stop();
+}
+
 // What waits to be done is done even if all are parked already, or were and have been resumed meanwhile.
 void Machine::stop_processors() {
-  for (const auto& thread : threads_) thread->request_stop();
-  loop_.post([this] {
+  request_stop_of_all();
+  post([this] {
     if (exit_ || !stop_wanted()) return;
     if (all_parked()) return handle_stopped();
-    for (const auto& thread : threads_) thread->request_stop();
+    request_stop_of_all();
   });
 }
 
@@ -235,17 +259,26 @@ bool Machine::all_parked() const {
   return true;
 }
 
-void Machine::on_vcpu_stopped(unsigned index, cpu::StopReason reason) {
+void Machine::note_stop(unsigned index, cpu::StopReason reason) {
+  if (reason == cpu::StopReason::kDebug || reason == cpu::StopReason::kShutdown) stops_.push_back({index, reason});
+}
+
+// A stop that has been looked at already, with those of the others, is not there to be taken any more.
+void Machine::on_vcpu_stopped(unsigned index) {
   if (exit_) return;
-  if (reason != cpu::StopReason::kStopped || stepping_) {
-    last_stopped_ = index;
-    last_reason_ = reason;
-    for (const auto& thread : threads_) thread->request_stop();
-  }
-  if (all_parked()) handle_stopped();
+  const auto reason = threads_[index]->take_stop();
+  if (!reason) return;
+  note_stop(index, *reason);
+  if (all_parked()) return handle_stopped();
+  // Nobody wants it stopped: the request was for what has been done already.
+  if (!stop_wanted() && stops_.empty()) return threads_[index]->resume();
+  request_stop_of_all();
 }
 
 void Machine::handle_stopped() {
+  for (unsigned i = 0; i < threads_.size(); ++i) {
+    if (const auto reason = threads_[i]->take_stop()) note_stop(i, *reason);
+  }
   Action action;
   uint32_t status;
   {
@@ -253,36 +286,65 @@ void Machine::handle_stopped() {
     action = std::exchange(action_, Action::kNone);
     status = action_status_;
   }
-  const cpu::StopReason reason = std::exchange(last_reason_, cpu::StopReason::kStopped);
-  if (std::exchange(stepping_, false)) vcpu(last_stopped_).set_single_step(false);
+  const std::optional<unsigned> stepped = std::exchange(stepping_, std::nullopt);
+  if (stepped) vcpu(*stepped).set_single_step(false);
+  if (!do_action(action, status)) return;
+  // The instruction was the one that reset the machine: a step that has ended, too.
+  if (stepped && action == Action::kReset) note_stop(0, cpu::StopReason::kDebug);
 
-  switch (action) {
-    case Action::kPowerOff: return finish({.kind = MachineExit::Kind::kPoweredOff});
-    case Action::kDebugExit: return finish({.kind = MachineExit::Kind::kDebugExit, .status = status});
-    case Action::kStop: return finish({.kind = MachineExit::Kind::kStopped});
-    case Action::kReset: {
-      if (!options_.reboot) return finish({.kind = MachineExit::Kind::kResetRequested});
-      reset_hardware();
-      if (auto booted = boot(); !booted)
-        return finish({.kind = MachineExit::Kind::kHostError,
-                       .text = booted.error().context("cannot restart the guest").to_string()});
-      break;
-    }
-    case Action::kNone: break;
-  }
-
-  if (reason == cpu::StopReason::kShutdown && !stop_listener_) {
-    auto state = std::make_unique<cpu::CpuState>();
-    vcpu(last_stopped_).get_state(*state);
-    return finish({.kind = MachineExit::Kind::kShutdown, .text = dump_cpu_state(*state)});
-  }
   const bool pause_requested = std::exchange(pause_requested_, false);
-  if (pause_requested || reason == cpu::StopReason::kDebug || reason == cpu::StopReason::kShutdown) {
-    paused_ = true;
-    if (stop_listener_) stop_listener_(reason == cpu::StopReason::kStopped ? 0 : last_stopped_, reason);
-    return;
+  if (!stops_.empty()) {
+    const Stop stop = stops_.front();
+    if (stop.reason == cpu::StopReason::kShutdown && !stop_listener_)
+      return finish({.kind = MachineExit::Kind::kShutdown, .text = describe_shutdown(stop.vcpu)});
+    stops_.pop_front();
+    return tell_stopped(stop.vcpu, stop.reason);
   }
-  if (!paused_) resume_all();
+  if (pause_requested) return tell_stopped(0, cpu::StopReason::kStopped);
+  if (paused_) return;
+  if (stepped) return start_step(*stepped);
+  resume_all();
+}
+
+// False: that was the end.
+bool Machine::do_action(Action action, uint32_t status) {
+  switch (action) {
+    case Action::kNone: return true;
+    case Action::kPowerOff: finish({.kind = MachineExit::Kind::kPoweredOff}); return false;
+    case Action::kDebugExit: finish({.kind = MachineExit::Kind::kDebugExit, .status = status}); return false;
+    case Action::kStop: finish({.kind = MachineExit::Kind::kStopped}); return false;
+    case Action::kReset: break;
+  }
+  if (!options_.reboot) {
+    finish({.kind = MachineExit::Kind::kResetRequested});
+    return false;
+  }
+  stops_.clear();  // of processors that are as new
+  reset_hardware();
+  auto booted = boot();
+  if (!booted)
+    finish({.kind = MachineExit::Kind::kHostError,
+            .text = booted.error().context("cannot restart the guest").to_string()});
+  return booted.has_value();
+}
+
+void Machine::tell_stopped(unsigned index, cpu::StopReason reason) {
+  paused_ = true;
+  if (stop_listener_) stop_listener_(index, reason);
+}
+
+// The processor that died in full, the others by a line each.
+std::string Machine::describe_shutdown(unsigned index) {
+  auto state = std::make_unique<cpu::CpuState>();
+  vcpu(index).get_state(*state);
+  if (threads_.size() == 1) return dump_cpu_state(*state);
+  std::string text = fmt::format("vCPU {}:\n{}", index, dump_cpu_state(*state));
+  for (unsigned i = 0; i < threads_.size(); ++i) {
+    if (i == index) continue;
+    vcpu(i).get_state(*state);
+    text += fmt::format("vCPU {}: {}\n", i, summarise_cpu_state(*state));
+  }
+  return text;
 }
 
 void Machine::finish(MachineExit exit) {
@@ -302,21 +364,30 @@ void Machine::pause() {
 
 void Machine::resume() {
   if (!paused_ || exit_) return;
-  resume_all();
+  if (stops_.empty()) return resume_all();
+  paused_ = false;
+  post([this] {
+    if (!exit_ && !paused_ && all_parked()) handle_stopped();
+  });
 }
 
 void Machine::step(unsigned index) {
-  if (!paused_ || exit_ || index >= threads_.size()) return;
+  if (paused_ && !exit_ && index < threads_.size()) start_step(index);
+}
+
+void Machine::start_step(unsigned index) {
   paused_ = false;
-  stepping_ = true;
-  last_stopped_ = index;
+  stepping_ = index;
   vcpu(index).set_single_step(true);
   threads_[index]->resume();
 }
 
 std::string Machine::statistics() const {
   std::string text;
-  for (size_t i = 0; i < threads_.size(); ++i) text += threads_[i]->vcpu().statistics();
+  for (size_t i = 0; i < threads_.size(); ++i) {
+    if (threads_.size() > 1) text += fmt::format("vCPU {}:\n", i);
+    text += threads_[i]->vcpu().statistics();
+  }
   return text;
 }
 

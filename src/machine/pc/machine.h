@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -71,7 +72,7 @@ class Machine {
     cpu::CpuModel cpu_model;
     EngineFactory create_engine;
   };
-  static constexpr unsigned kMaxCpus = 1;
+  static constexpr unsigned kMaxCpus = 255;  // APIC IDs 0 to 254; 255 is the broadcast of 8-bit destinations
 
   // Errors: what the user gave that does not work, in one line.
   static Result<std::unique_ptr<Machine>> create(Options options, Environment environment);
@@ -96,7 +97,8 @@ class Machine {
 
   // --- debugger; event loop's thread ---
   // Told of stops that pause(), step(), a breakpoint or a triple fault cause; with a listener a triple fault pauses
-  // the machine instead of ending it.
+  // the machine instead of ending it. All processors are stopped then. Where several stopped of themselves at the same
+  // time, each stop is told: the next one when the machine is resumed, which then does not run.
   using StopListener = std::function<void(unsigned vcpu, cpu::StopReason reason)>;
   void set_stop_listener(StopListener listener) { stop_listener_ = std::move(listener); }
   void pause();
@@ -127,15 +129,23 @@ class Machine {
   void map_memory();
   Status create_devices();
   Status create_processors();
-  Status boot();  // firmware tables, kernel, boot processor's state
+  Status boot();  // firmware tables, kernel, the processors' state
+  cpu::CpuState application_processor_state() const;
   void reset_hardware();
   void request(Action action, uint32_t status = 0);
+  void post(std::function<void()> function);  // to the loop; not called once the machine has gone
+  void request_stop_of_all();
   void stop_processors();
   bool stop_wanted();
-  void on_vcpu_stopped(unsigned index, cpu::StopReason reason);
+  void on_vcpu_stopped(unsigned index);
+  void note_stop(unsigned index, cpu::StopReason reason);
   void handle_stopped();  // all vCPUs are parked
+  bool do_action(Action action, uint32_t status);
+  void tell_stopped(unsigned index, cpu::StopReason reason);
+  std::string describe_shutdown(unsigned index);
   void finish(MachineExit exit);
   void resume_all();
+  void start_step(unsigned index);
   bool all_parked() const;
 
   Options options_;
@@ -172,11 +182,15 @@ class Machine {
   StopListener stop_listener_;
   bool paused_ = false;
   bool pause_requested_ = false;
-  bool stepping_ = false;
   bool in_slice_ = false;
-  unsigned last_stopped_ = 0;
-  cpu::StopReason last_reason_ = cpu::StopReason::kStopped;
+  std::optional<unsigned> stepping_;  // the one vCPU that runs
+  struct Stop {
+    unsigned vcpu;
+    cpu::StopReason reason;  // kDebug or kShutdown
+  };
+  std::deque<Stop> stops_;  // those that vCPUs made of themselves and that have not been told yet
   std::optional<MachineExit> exit_;
+  std::shared_ptr<char> alive_ = std::make_shared<char>();  // for what is posted
 
   std::vector<std::unique_ptr<VcpuThread>> threads_;  // first to go
 };

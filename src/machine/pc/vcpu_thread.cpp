@@ -5,6 +5,8 @@
 #include <fmt/format.h>
 #include <pthread.h>
 
+#include <utility>
+
 #include "base/check.h"
 
 namespace rhea::machine {
@@ -12,7 +14,10 @@ namespace rhea::machine {
 VcpuThread::VcpuThread(std::unique_ptr<cpu::Vcpu> vcpu, unsigned index, OnStop on_stop)
     : vcpu_(std::move(vcpu)), index_(index), on_stop_(std::move(on_stop)), thread_([this] { thread_main(); }) {}
 
-VcpuThread::~VcpuThread() {
+VcpuThread::~VcpuThread() { quit(); }
+
+void VcpuThread::quit() {
+  if (!thread_.joinable()) return;
   {
     std::lock_guard lock(mutex_);
     quit_ = true;
@@ -26,12 +31,18 @@ void VcpuThread::resume() {
   std::lock_guard lock(mutex_);
   RHEA_CHECK(state_ == State::kParked);
   state_ = State::kRunning;
+  stop_.reset();
   changed_.notify_all();
 }
 
 bool VcpuThread::parked() {
   std::lock_guard lock(mutex_);
   return state_ == State::kParked;
+}
+
+std::optional<cpu::StopReason> VcpuThread::take_stop() {
+  std::lock_guard lock(mutex_);
+  return std::exchange(stop_, std::nullopt);
 }
 
 void VcpuThread::request_stop() {
@@ -49,8 +60,9 @@ void VcpuThread::thread_main() {
     cpu::StopReason reason = vcpu_->run();
     lock.lock();
     state_ = State::kParked;
+    stop_ = reason;
     lock.unlock();
-    on_stop_(reason);
+    on_stop_();
     lock.lock();
   }
 }

@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <thread>
 
 #include "cpu/engine.h"
@@ -14,10 +15,10 @@ namespace rhea::machine {
 
 class VcpuThread {
  public:
-  using OnStop = std::function<void(cpu::StopReason)>;  // called on the vCPU's thread after run() has returned
+  using OnStop = std::function<void()>;  // called on the vCPU's thread after run() has returned: see take_stop()
 
   VcpuThread(std::unique_ptr<cpu::Vcpu> vcpu, unsigned index, OnStop on_stop);
-  ~VcpuThread();  // stops the vCPU and joins
+  ~VcpuThread();  // quit()
   VcpuThread(const VcpuThread&) = delete;
   VcpuThread& operator=(const VcpuThread&) = delete;
 
@@ -26,7 +27,12 @@ class VcpuThread {
   // One thread (the main loop's) calls these. resume() only while parked.
   void resume();
   bool parked();
-  // Any thread: makes run() return; harmless while parked.
+  // Why the vCPU was parked last; told once, and forgotten by resume().
+  std::optional<cpu::StopReason> take_stop();
+  // Stops the vCPU and ends the thread. Of several, request_stop() all before.
+  void quit();
+  // Any thread: makes run() return; harmless while parked. A run() that was about to return for another reason may
+  // leave the request to the next one, which then returns kStopped at once.
   void request_stop();
 
  private:
@@ -40,6 +46,7 @@ class VcpuThread {
   std::condition_variable changed_;
   State state_ = State::kParked;
   bool quit_ = false;
+  std::optional<cpu::StopReason> stop_;
   std::thread thread_;
 };
 
