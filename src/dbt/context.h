@@ -78,12 +78,15 @@ struct alignas(4096) Context {
   uint8_t step_pending = 0;      // the instruction just run was single-stepped
   uint8_t code_invalidated = 0;  // a store has dropped translations: the current block may be stale
   uint8_t vectors_saved = 0;     // the guest's vector state is in state.xsave at the moment
+  uint8_t yield_wanted = 0;      // the guest spins, and other vCPUs may need this processor
+  uint32_t pauses_left = 0;      // PAUSE instructions until then, where there are more vCPUs than processors
   uint32_t mode = 0;             // the mode word (dbt/mode.h) of the code being run
   uint64_t page_mask = ~uint64_t{0xfff};
   uint64_t bit_masks[3] = {0x0f, 0x1f, 0x3f};  // bit index within 16, 32, 64 bits
   uint64_t sign_mask = uint64_t{1} << 63;
   uint64_t x87_summary_mask = 0x80;  // FSW.ES
   uint64_t scratch[8] = {};          // spill space inside one instruction
+  uint64_t apic_page = 0;            // physical page of the local APIC's registers | 1; 0 while they are not mapped
   uint64_t tsc_offset = 0;           // guest TSC = host TSC + this (TSC_ADJUST included)
   int64_t instructions_left = 0;     // deterministic clock: budget, counted down per block
   int64_t instructions_settled = 0;  // what instructions_left was when the clock was last told

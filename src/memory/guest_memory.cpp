@@ -189,7 +189,7 @@ void GuestMemory::mark_written(GuestPhysAddr start, uint64_t length_bytes) {
 // Tells the observers of the runs of marked pages among pages first..last of the region.
 void GuestMemory::mark_pages(const RamRegion& region, uint64_t first_index, uint64_t first, uint64_t last) {
   const auto marked = [&](uint64_t page) {
-    return page_meta_[first_index + page].load(std::memory_order_relaxed) != 0;
+    return (page_meta_[first_index + page].load(std::memory_order_relaxed) & kPageWatched) != 0;
   };
   for (uint64_t page = first; page <= last; ++page) {
     if (!marked(page)) [[likely]]

@@ -24,8 +24,12 @@ namespace rhea::memory {
 // Bits of a page's metadata word (GuestMemory::page_meta).
 inline constexpr uint32_t kPageHasCode = 1u << 0;       // a translator holds blocks made from this page
 inline constexpr uint32_t kPageDirtyTracked = 1u << 1;  // a dirty log wants to hear of the next write
+inline constexpr uint32_t kPageRevoking = 1u << 2;      // becoming a code page: vCPUs are giving up writing it unseen
+inline constexpr uint32_t kPageWatched = kPageHasCode | kPageDirtyTracked | kPageRevoking;
+// Bits 8-31: groups of vCPUs that may write the page without looking here. Of no interest to other writers.
+inline constexpr uint32_t kPageWriterShift = 8, kPageWriterBits = 24;
 
-// Told of writes to pages whose metadata word is non-zero. Called on the writing thread, possibly on several at
+// Told of writes to pages of which a kPageWatched bit is set. Called on the writing thread, possibly on several at
 // once, with runs of whole pages. It must not write guest RAM through GuestMemory nor change the observers.
 class WriteObserver {
  public:

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The bump allocator's chunks. Ordinary code: memory is taken only while the guest's vector registers are put away.
+// What takes the memory of block tables. Ordinary code: memory is taken only while the guest's vector registers are put away.
 #include <new>
 
 #include "dbt/runtime/block.h"
@@ -25,6 +25,15 @@ void* Arena::allocate(size_t bytes, size_t alignment) {
 void Arena::reset() {
   chunk_ = 0;
   used_ = chunks_.empty() ? kChunkBytes : 0;
+}
+
+Result<HostIndex> HostIndex::create(uint64_t code_cache_bytes) {
+  constexpr uint64_t kSmallestBlock = 32;  // aligned to 16 bytes, with an entry and at least one jump
+  HostIndex index;
+  index.capacity_ = code_cache_bytes / kSmallestBlock;
+  index.mapping_ = RHEA_TRY(base::UniqueMapping::anonymous(index.capacity_ * sizeof(Block*), "the code cache's index"));
+  index.blocks_ = reinterpret_cast<Block**>(index.mapping_.get());
+  return index;
 }
 
 }  // namespace rhea::dbt

@@ -9,7 +9,8 @@ namespace rhea::dbt {
 BlockMap::BlockMap() : buckets_(size_t{1} << kHashBits), pages_(size_t{1} << kPageBits) {}
 
 Block* BlockMap::find(uint64_t physical, uint32_t mode, uint64_t second_page) const {
-  for (Block* block = buckets_[hash(physical, mode)]; block; block = block->next_hash)
+  for (Block* block = buckets_[hash(physical, mode)].load(std::memory_order_acquire); block;
+       block = block->next_hash.load(std::memory_order_acquire))
     if (block->physical == physical && block->mode == mode &&
         (block->second_page == kNoPage || block->second_page == second_page))
       return block;
@@ -28,9 +29,9 @@ Block* BlockMap::page_head(uint64_t page) const {
 }
 
 void BlockMap::insert(Block* block) {
-  Block*& bucket = buckets_[hash(block->physical, block->mode)];
-  block->next_hash = bucket;
-  bucket = block;
+  std::atomic<Block*>& bucket = buckets_[hash(block->physical, block->mode)];
+  block->next_hash.store(bucket.load(std::memory_order_relaxed), std::memory_order_relaxed);
+  bucket.store(block, std::memory_order_release);
   ++size_;
   const uint64_t own[2] = {block->physical & ~uint64_t{0xfff}, block->second_page};
   for (unsigned i = 0; i < 2; ++i) {
@@ -58,10 +59,14 @@ void BlockMap::unlink_from_page(Block* block, uint64_t page, unsigned which) {
 }
 
 void BlockMap::remove(Block* block) {
-  Block** at = &buckets_[hash(block->physical, block->mode)];
-  while (*at && *at != block) at = &(*at)->next_hash;
-  if (*at) {
-    *at = block->next_hash;
+  std::atomic<Block*>* at = &buckets_[hash(block->physical, block->mode)];
+  Block* current = at->load(std::memory_order_relaxed);
+  while (current && current != block) {
+    at = &current->next_hash;
+    current = at->load(std::memory_order_relaxed);
+  }
+  if (current) {
+    at->store(block->next_hash.load(std::memory_order_relaxed), std::memory_order_release);
     --size_;
   }
   const uint64_t page = block->physical & ~uint64_t{0xfff};
@@ -70,10 +75,30 @@ void BlockMap::remove(Block* block) {
 }
 
 void BlockMap::clear() {
-  std::fill(buckets_.begin(), buckets_.end(), nullptr);
+  for (auto& bucket : buckets_) bucket.store(nullptr, std::memory_order_relaxed);
   std::fill(pages_.begin(), pages_.end(), nullptr);
   page_arena_.reset();
   size_ = 0;
+}
+
+void HostIndex::append(Block* block) {
+  const size_t count = count_.load(std::memory_order_relaxed);
+  blocks_[count] = block;
+  count_.store(count + 1, std::memory_order_release);
+}
+
+Block* HostIndex::find(uint64_t exec_address) const {
+  size_t low = 0, high = count_.load(std::memory_order_acquire);
+  while (low < high) {
+    const size_t middle = (low + high) / 2;
+    if (blocks_[middle]->code_start <= exec_address)
+      low = middle + 1;
+    else
+      high = middle;
+  }
+  if (low == 0) return nullptr;
+  Block* block = blocks_[low - 1];
+  return exec_address < block->code_end ? block : nullptr;
 }
 
 }  // namespace rhea::dbt

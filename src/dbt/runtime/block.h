@@ -2,16 +2,20 @@
 // Translated blocks, the links between them and the maps that find them.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <vector>
 
+#include "base/error.h"
+#include "base/fd.h"
 #include "isa/x86/insn.h"
 
 namespace rhea::dbt {
 
 struct Block;
 
-// A direct jump out of a block. Unlinked it goes to its stub, which asks the dispatcher.
+// A direct jump out of a block. Unlinked it goes to its stub, which asks the dispatcher. `to` and `next_incoming`
+// change under the code space's lock; the rest is constant.
 struct Link {
   Block* from = nullptr;
   Block* to = nullptr;
@@ -38,11 +42,11 @@ struct Block {
   uint32_t mode = 0;
   uint16_t guest_bytes = 0;
   uint16_t instruction_count = 0;
-  bool valid = true;
+  std::atomic<bool> valid{true};  // changes under the code space's lock
   uint64_t code_start = 0, code_end = 0;  // executable addresses
   uint64_t indirect_entry = 0;            // expects the IP in r14
   uint64_t direct_entry = 0;              // expects code_base to be right
-  Block* next_hash = nullptr;
+  std::atomic<Block*> next_hash{nullptr};  // kept when the block leaves its chain: somebody may be reading it
   Block* next_in_page[2] = {nullptr, nullptr};
   Link* incoming = nullptr;
   HostPoint* points = nullptr;
@@ -67,7 +71,7 @@ struct InsnRecord {
   bool masked_memory = false;  // execute_masked_memory() instead of execute_system()
 };
 
-// Bump allocator of blocks and their tables; freed as a whole with the code cache. Single-threaded.
+// Bump allocator of blocks and their tables; freed as a whole with the code cache. One thread at a time.
 class Arena {
  public:
   ~Arena();
@@ -87,8 +91,30 @@ class Arena {
   size_t chunk_ = 0, used_ = kChunkBytes;
 };
 
-// Finds blocks by (guest-physical address, mode word) and by page. Lookups are safe in
-// general-register-only code; all calls on the vCPU thread.
+// Finds blocks by the host code they became: all that were made since the last clear(), in order of their code.
+// Blocks are added by one thread at a time, and found on any. General registers only.
+class HostIndex {
+ public:
+  static Result<HostIndex> create(uint64_t code_cache_bytes);
+  bool full() const { return count_.load(std::memory_order_relaxed) == capacity_; }
+  void append(Block* block);                  // not while full()
+  Block* find(uint64_t exec_address) const;  // the block whose code holds the address, or nullptr
+  size_t size() const { return count_.load(std::memory_order_relaxed); }
+  Block* at(size_t index) const { return blocks_[index]; }
+  void clear() { count_.store(0, std::memory_order_relaxed); }
+  HostIndex(HostIndex&& other) noexcept
+      : mapping_(std::move(other.mapping_)), blocks_(other.blocks_), capacity_(other.capacity_) {}
+
+ private:
+  HostIndex() = default;
+  base::UniqueMapping mapping_;  // mapped, not allocated: what is not used costs nothing
+  Block** blocks_ = nullptr;
+  size_t capacity_ = 0;
+  std::atomic<size_t> count_{0};
+};
+
+// Finds blocks by (guest-physical address, mode word) and by page. find() is safe on any thread that keeps clear()
+// from running, and in general-register-only code; everything else under the code space's lock.
 class BlockMap {
  public:
   BlockMap();
@@ -117,7 +143,7 @@ class BlockMap {
   PageEntry* page_entry(uint64_t page) const;
   void unlink_from_page(Block* block, uint64_t page, unsigned which);
 
-  std::vector<Block*> buckets_;
+  std::vector<std::atomic<Block*>> buckets_;
   std::vector<PageEntry*> pages_;
   Arena page_arena_;
   uint64_t size_ = 0;

@@ -8,6 +8,7 @@
 #include <fstream>
 #include <sstream>
 #include <string>
+#include <deque>
 #include <vector>
 
 #include "dbt/runtime/code_cache.h"
@@ -88,14 +89,14 @@ TEST(Arena, ObjectsAreAlignedAndApartAndComeBack) {
   EXPECT_EQ(arena.make<Block>(), first);
 }
 
-Block block_at(uint64_t physical, uint32_t mode = 2, uint16_t bytes = 10, uint64_t second_page = kNoPage) {
-  Block block;
-  block.physical = physical;
-  block.mode = mode;
-  block.guest_bytes = bytes;
-  block.second_page = second_page;
-  return block;
-}
+struct BlockAt : Block {
+  explicit BlockAt(uint64_t at, uint32_t mode_word = 2, uint16_t bytes = 10, uint64_t second = kNoPage) {
+    physical = at;
+    mode = mode_word;
+    guest_bytes = bytes;
+    second_page = second;
+  }
+};
 
 std::vector<const Block*> on_page(const BlockMap& map, uint64_t page) {
   std::vector<const Block*> blocks;
@@ -106,7 +107,7 @@ std::vector<const Block*> on_page(const BlockMap& map, uint64_t page) {
 
 TEST(BlockMap, FindsByAddressAndMode) {
   BlockMap map;
-  Block a = block_at(0x1000), b = block_at(0x1000, 3), c = block_at(0x1010);
+  BlockAt a(0x1000), b(0x1000, 3), c(0x1010);
   for (Block* block : {&a, &b, &c}) map.insert(block);
   EXPECT_EQ(map.size(), 3u);
   EXPECT_EQ(map.find(0x1000, 2), &a);
@@ -122,7 +123,7 @@ TEST(BlockMap, FindsByAddressAndMode) {
 
 TEST(BlockMap, PageListsHoldWhatLiesOnThePage) {
   BlockMap map;
-  Block a = block_at(0x1000), b = block_at(0x1800), c = block_at(0x2000);
+  BlockAt a(0x1000), b(0x1800), c(0x2000);
   for (Block* block : {&a, &b, &c}) map.insert(block);
   EXPECT_EQ(on_page(map, 0x1000), (std::vector<const Block*>{&b, &a}));
   EXPECT_EQ(on_page(map, 0x2000), (std::vector<const Block*>{&c}));
@@ -135,9 +136,9 @@ TEST(BlockMap, PageListsHoldWhatLiesOnThePage) {
 
 TEST(BlockMap, StraddlingBlocksAreOnBothPages) {
   BlockMap map;
-  Block straddling = block_at(0x1ffe, 2, 5, 0x7000);
-  Block other = block_at(0x1ffe, 2, 5, 0x9000);  // the same place where the next page lies elsewhere
-  Block low = block_at(0x1000), high = block_at(0x7010);
+  BlockAt straddling(0x1ffe, 2, 5, 0x7000);
+  BlockAt other(0x1ffe, 2, 5, 0x9000);  // the same place where the next page lies elsewhere
+  BlockAt low(0x1000), high(0x7010);
   for (Block* block : {&low, &straddling, &other, &high}) map.insert(block);
   EXPECT_EQ(map.find(0x1ffe, 2), nullptr);
   EXPECT_EQ(map.find(0x1ffe, 2, 0x7000), &straddling);
@@ -153,7 +154,7 @@ TEST(BlockMap, StraddlingBlocksAreOnBothPages) {
 
 TEST(BlockMap, BothHalvesOnOnePhysicalPageAreListedOnce) {
   BlockMap map;
-  Block block = block_at(0x1ffe, 2, 5, 0x1000);
+  BlockAt block(0x1ffe, 2, 5, 0x1000);
   map.insert(&block);
   EXPECT_EQ(on_page(map, 0x1000), (std::vector<const Block*>{&block}));
   map.remove(&block);
@@ -161,12 +162,12 @@ TEST(BlockMap, BothHalvesOnOnePhysicalPageAreListedOnce) {
 }
 
 TEST(BlockMap, OverlapIsExact) {
-  const Block plain = block_at(0x1010, 2, 0x10);
+  const BlockAt plain(0x1010, 2, 0x10);
   EXPECT_FALSE(plain.overlaps(0x1000, 0x1010));
   EXPECT_TRUE(plain.overlaps(0x1000, 0x1011));
   EXPECT_TRUE(plain.overlaps(0x101f, 0x1020));
   EXPECT_FALSE(plain.overlaps(0x1020, 0x1030));
-  const Block straddling = block_at(0x1ffe, 2, 5, 0x7000);
+  const BlockAt straddling(0x1ffe, 2, 5, 0x7000);
   EXPECT_TRUE(straddling.overlaps(0x1fff, 0x2000));
   EXPECT_FALSE(straddling.overlaps(0x2000, 0x2003));  // the next physical page is not the next linear one
   EXPECT_TRUE(straddling.overlaps(0x7002, 0x7003));
@@ -175,8 +176,8 @@ TEST(BlockMap, OverlapIsExact) {
 
 TEST(BlockMap, ManyBlocksAndClear) {
   BlockMap map;
-  std::vector<Block> blocks;
-  for (uint64_t i = 0; i < 50000; ++i) blocks.push_back(block_at(i * 64, static_cast<uint32_t>(i % 3)));
+  std::deque<BlockAt> blocks;
+  for (uint64_t i = 0; i < 50000; ++i) blocks.emplace_back(i * 64, static_cast<uint32_t>(i % 3));
   for (Block& block : blocks) map.insert(&block);
   for (uint64_t i = 0; i < blocks.size(); ++i) ASSERT_EQ(map.find(i * 64, static_cast<uint32_t>(i % 3)), &blocks[i]);
   for (uint64_t i = 0; i < blocks.size(); i += 2) map.remove(&blocks[i]);

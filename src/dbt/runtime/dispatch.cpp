@@ -9,6 +9,8 @@
 #include "io/instruction_clock.h"
 #include "isa/x86/rows.h"
 
+#include <sys/syscall.h>
+
 namespace rhea::dbt {
 
 using cpu::kCs;
@@ -22,6 +24,8 @@ uint64_t mask_ip(uint64_t rip, uint32_t word) {
     default: return rip;
   }
 }
+
+constexpr uint64_t kApicBaseBootstrap = 1u << 8;  // IA32_APIC_BASE.BSP
 
 bool canonical(uint64_t address) { return static_cast<uint64_t>(static_cast<int64_t>(address << 16) >> 16) == address; }
 
@@ -41,6 +45,8 @@ void Runtime::deliver_pending_interrupt() {
   struct Request {
     Context* context;
     int vector = -1;
+    int start_vector = -1;
+    bool initialise = false;
     bool nmi = false;
     bool more = false;
   } request{&context_};
@@ -50,15 +56,26 @@ void Runtime::deliver_pending_interrupt() {
       [](void* argument) {
         auto& r = *static_cast<Request*>(argument);
         Context& c = *r.context;
-        // One processor and no SMM: SMIs and SIPIs have no meaning. INIT is a reset, as a triple fault is on a PC.
+        // There is no SMM: an SMI has no meaning.
         while (c.lapic->pending() == cpu::LapicEvent::kSmi && c.lapic->take_smi()) {
         }
-        while (c.lapic->pending() == cpu::LapicEvent::kSipi && c.lapic->take_sipi()) {
-        }
         if (c.lapic->pending() == cpu::LapicEvent::kInit && c.lapic->take_init()) {
-          c.exit_reason = ExitReason::kShutdown;
+          // Of the boot processor it is a reset, as a triple fault is on a PC.
+          if (c.lapic->apic_base() & kApicBaseBootstrap)
+            c.exit_reason = ExitReason::kShutdown;
+          else
+            r.initialise = true;
           return;
         }
+        // A start-up IPI means something to a processor that waits for one. [SDM-3A 9.4.3]
+        while (c.lapic->pending() == cpu::LapicEvent::kSipi) {
+          const auto vector = c.lapic->take_sipi();
+          if (vector && c.state.wait_for_sipi) {
+            r.start_vector = *vector;
+            return;
+          }
+        }
+        if (c.state.wait_for_sipi) return;
         // A blocked NMI waits in the processor, where it does not hide interrupts.
         while (c.lapic->pending() == cpu::LapicEvent::kNmi && c.lapic->take_nmi()) c.state.nmi_pending = true;
         if (c.state.nmi_pending && !c.state.nmi_blocked) {
@@ -79,6 +96,14 @@ void Runtime::deliver_pending_interrupt() {
         r.more = c.lapic->pending() != cpu::LapicEvent::kNone;
       },
       &request);
+  if (request.initialise || request.start_vector >= 0) {
+    if (request.initialise)
+      initialise();
+    else
+      start_up(static_cast<uint8_t>(request.start_vector));
+    request_exit();  // look again: more may be pending
+    return;
+  }
   std::atomic_ref(context_.irq_pending).store(request.more, std::memory_order_release);
   if (request.vector < 0 && !request.nmi) return;
   ++counters_.interrupts;
@@ -88,12 +113,38 @@ void Runtime::deliver_pending_interrupt() {
   if (next == Next::kShutdown) context_.exit_reason = ExitReason::kShutdown;
 }
 
+// INIT: the state that the manual's table gives, then waiting for a start-up IPI. [SDM-3A 9.1.1]
+void Runtime::initialise() {
+  Context& c = context_;
+  c.state.rflags = c.rflags();
+  cpu::reset_by_init(c.state);
+  c.set_rflags(c.state.rflags);
+  c.state.wait_for_sipi = true;
+  c.step_pending = 0;
+  flush_tlb({.kind = FlushRequest::Kind::kAll});
+}
+
+void Runtime::start_up(uint8_t vector) {
+  Context& c = context_;
+  c.state.wait_for_sipi = false;
+  c.state.halted = false;
+  c.state.rip = 0;
+  c.state.segment[kCs].selector = static_cast<uint16_t>(vector << 8);
+  c.state.segment[kCs].base = uint64_t{vector} << 12;
+}
+
 bool Runtime::handle_requests(ThunkResult& result) {
   std::atomic_ref(context_.exit_request).store(0, std::memory_order_relaxed);
   std::atomic_thread_fence(std::memory_order_seq_cst);
-  if (remote_pending_.load(std::memory_order_acquire)) {
-    call_with_vectors_saved(context_, [](void* self) { static_cast<Runtime*>(self)->drain_remote_writes(); }, this);
-  }
+  if (view_changed_.load(std::memory_order_acquire) || space_->smp())
+    call_with_vectors_saved(
+        context_,
+        [](void* argument) {
+          auto& self = *static_cast<Runtime*>(argument);
+          self.space_->rendezvous().safepoint(self.member_);
+          self.take_requests();
+        },
+        this);
   if (std::atomic_ref(stop_requested).load(std::memory_order_acquire)) {
     result = leave(ExitReason::kStopped);
     return true;
@@ -170,11 +221,25 @@ Fallible<Block*> Runtime::obtain_block(uint64_t rip, uint32_t word) {
   }
 }
 
+// What the instruction just finished leaves to do.
+void Runtime::settle_previous() {
+  if (exclusive_)
+    call_with_vectors_saved(context_, [](void* self) { static_cast<Runtime*>(self)->end_exclusive_step(); }, this);
+  if (!context_.yield_wanted) return;
+  context_.yield_wanted = 0;
+  context_.pauses_left = kPausesBeforeYield;
+  ++counters_.yields;
+  uint64_t result = SYS_sched_yield;
+  asm volatile("syscall" : "+a"(result) : : "rcx", "r11", "memory");
+}
+
 ThunkResult Runtime::dispatch() {
   Context& c = context_;
   ThunkResult result;
   for (;;) {
     ++counters_.dispatches;
+    if (exclusive_ || c.yield_wanted) [[unlikely]]
+      settle_previous();
     if (c.step_pending && take_trap(result)) [[unlikely]]
       return result;
     const bool shadow = c.state.sti_shadow || (c.state.mov_ss_shadow && !injected(c, 47));
@@ -182,11 +247,13 @@ ThunkResult Runtime::dispatch() {
                            (std::atomic_ref(c.irq_pending).load(std::memory_order_relaxed) && c.interrupt_flag);
     if (!shadow && requested && handle_requests(result)) return result;
     c.state.sti_shadow = c.state.mov_ss_shadow = false;
-    if (c.state.halted) [[unlikely]]
+    if (c.state.halted || c.state.wait_for_sipi) [[unlikely]]
       return leave(ExitReason::kHalted);  // nothing has woken it
+    if (exclusive_wanted_) [[unlikely]]
+      call_with_vectors_saved(context_, [](void* self) { static_cast<Runtime*>(self)->begin_exclusive_step(); }, this);
 
     uint32_t word = mode::current(c);
-    if (shadow) word |= mode::kOneInstruction;
+    if (shadow || exclusive_) word |= mode::kOneInstruction;
     if (options_.instruction_clock) {
       if (c.instructions_left <= 0) {
         c.state.sti_shadow = shadow;
@@ -207,37 +274,39 @@ ThunkResult Runtime::dispatch() {
     c.mode = word;
     c.state.rflags &= ~cpu::rflags::kRf;  // holds for one instruction, and only matters to what it would be stopped by
     step_guest_ = c.state.rflags & cpu::rflags::kTf;
-    const bool cacheable = options_.opt_level > 0 && (*block)->valid && breakpoints_.empty();
+    const bool cacheable =
+        options_.opt_level > 0 && (*block)->valid.load(std::memory_order_relaxed) && breakpoints_.empty();
     if (cacheable && !(word & (mode::kOneInstruction | mode::kTrap))) fill_jump_cache(rip, word, *block);
     return {kActionResume, (*block)->indirect_entry};
   }
 }
 
 Block* Runtime::find_block(uint64_t rip, uint64_t physical, uint32_t word) {
-  Block* block = blocks_.find(physical, word);
+  Block* block = space_->blocks().find(physical, word);
   if (block) return block;
   // A straddling instruction's translation also depends on where the next page lies.
   if ((physical & 0xfff) <= 0x1000 - 15) return nullptr;
   const auto second = fetch_address(next_page(linear_ip(rip)));
-  return second ? blocks_.find(physical, word, *second & ~uint64_t{0xfff}) : nullptr;
+  return second ? space_->blocks().find(physical, word, *second & ~uint64_t{0xfff}) : nullptr;
 }
 
 ThunkResult Runtime::dispatch_link(Link* link) {
   Context& c = context_;
   c.state.rip = c.code_base + static_cast<int64_t>(link->target_offset);
   c.mode = link->mode;
-  const uint32_t generation = flush_generation_;
+  const uint32_t generation = space_->flush_generation();
   const ThunkResult result = dispatch();
   // Link only if what is about to run is this link's target, reached without an event in between.
-  if (generation == flush_generation_ && link->from->valid && options_.opt_level > 0 &&
-      cache_.contains_exec(result.value) && c.exit_reason == ExitReason::kNone) {
+  if (generation == space_->flush_generation() && options_.opt_level > 0 && cache().contains_exec(result.value) && c.exit_reason == ExitReason::kNone) {
     Block* target = block_of_host(result.value);
-    if (target && target->valid && target->indirect_entry == result.value && target->mode == link->mode &&
+    if (target && target->indirect_entry == result.value && target->mode == link->mode &&
         (target->physical & 0xfff) == static_cast<uint64_t>(link->target_offset) &&
         (target->physical & ~uint64_t{0xfff}) == (link->from->physical & ~uint64_t{0xfff}) &&
-        link->from->second_page == kNoPage && !link->to &&
-        (target->second_page == kNoPage || (target->mode & mode::kFlat)))
-      this->link(link, target);
+        link->from->second_page == kNoPage &&
+        (target->second_page == kNoPage || (target->mode & mode::kFlat))) {
+      ++counters_.links;
+      space_->link(link, target);
+    }
   }
   return result;
 }
@@ -374,20 +443,6 @@ ThunkResult Runtime::check_segment(uint64_t offset, uint32_t info, uint64_t retu
   // The store may turn out not to happen (refuse_access): the access itself, which cannot hit the TLB, decides.
   segment_refusal_ = linear.error();
   return {kActionContinue, kRefusedLinear};
-}
-
-Block* Runtime::block_of_host(uint64_t exec_address) const {
-  size_t low = 0, high = by_host_.size();
-  while (low < high) {
-    const size_t middle = (low + high) / 2;
-    if (by_host_[middle]->code_start <= exec_address)
-      low = middle + 1;
-    else
-      high = middle;
-  }
-  if (low == 0) return nullptr;
-  Block* block = by_host_[low - 1];
-  return exec_address < block->code_end ? block : nullptr;
 }
 
 const HostPoint* Runtime::point_of_host(const Block& block, uint64_t exec_address) const {

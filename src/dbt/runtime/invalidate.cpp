@@ -3,35 +3,71 @@
 //
 // General registers only: runs with the guest's vector registers in place.
 #include "dbt/inject_bug.h"
+#include "dbt/runtime/code_space.h"
 #include "dbt/runtime/runtime.h"
 
 namespace rhea::dbt {
 
 namespace {
+
 void patch_rel32(Link& link, ptrdiff_t exec_delta, uint64_t target) {
   // SAFETY: a link site is a 4-byte aligned displacement, so the store is atomic for a fetching processor.
   const uint64_t site = reinterpret_cast<uint64_t>(link.site) + static_cast<uint64_t>(exec_delta);
   std::atomic_ref(*reinterpret_cast<uint32_t*>(link.site))
       .store(static_cast<uint32_t>(target - (site + 4)), std::memory_order_release);
 }
+
 }  // namespace
 
-void Runtime::link(Link* link, Block* target) {
-  ++counters_.links;
+bool CodeSpace::bug([[maybe_unused]] int number) const {
+#ifdef RHEA_INJECT_BUGS
+  return inject_bug_ == number;
+#else
+  return false;
+#endif
+}
+
+std::atomic<uint32_t>* CodeSpace::page_meta(uint64_t physical) const {
+  for (const Ram& ram : ram_)
+    if (physical - ram.start < ram.end - ram.start) return &ram.meta[(physical - ram.start) >> 12];
+  return nullptr;
+}
+
+unsigned CodeSpace::find_jump_slot(uint32_t mode) const {
+  const unsigned count = jump_mode_count_.load(std::memory_order_acquire);
+  for (unsigned i = 0; i < count; ++i)
+    if (jump_modes_[i].load(std::memory_order_relaxed) == mode) return i;
+  return kJumpCacheSlots;
+}
+
+void CodeSpace::link(Link* link, Block* target) {
+  RawLock lock(mutex_);
+  if (link->to || !link->from->valid.load(std::memory_order_relaxed) || !target->valid.load(std::memory_order_relaxed))
+    return;
   link->to = target;
   link->next_incoming = target->incoming;
   target->incoming = link;
   patch_rel32(*link, cache_.exec_delta(), target->direct_entry);
 }
 
-void Runtime::invalidate_block(Block* block) {
-  ++counters_.blocks_invalidated;
-  block->valid = false;
-  context_.code_invalidated = 1;
+// Turns the block's entry into a jump to the dispatcher, for the jump caches of all vCPUs that still lead here.
+void CodeSpace::close_entry(const Block& block) {
+  // SAFETY: the entry is 16-byte aligned and starts with one instruction of seven bytes (BlockBuilder::emit_prologue),
+  // so the aligned store of eight replaces whole instructions at once, whoever runs here.
+  auto* const entry = reinterpret_cast<uint64_t*>(cache_.writable(block.indirect_entry));
+  const auto displacement = static_cast<uint32_t>(thunks_.dispatch - (block.indirect_entry + 5));
+  const uint64_t old = std::atomic_ref(*entry).load(std::memory_order_relaxed);
+  std::atomic_ref(*entry).store((old & ~uint64_t{0xffffffffff}) | uint64_t{displacement} << 8 | 0xe9,
+                                std::memory_order_release);
+}
+
+void CodeSpace::invalidate_block(Block* block) {
+  ++blocks_invalidated_;
+  block->valid.store(false, std::memory_order_relaxed);
   blocks_.remove(block);
   for (Link* incoming = block->incoming; incoming;) {
     Link* next = incoming->next_incoming;
-    if (!injected(context_, 62)) patch_rel32(*incoming, cache_.exec_delta(), incoming->stub);
+    if (!bug(62)) patch_rel32(*incoming, cache_.exec_delta(), incoming->stub);
     incoming->to = nullptr;
     incoming->next_incoming = nullptr;
     incoming = next;
@@ -48,30 +84,30 @@ void Runtime::invalidate_block(Block* block) {
     patch_rel32(own, cache_.exec_delta(), own.stub);
     own.to = nullptr;
   }
-  // The block's page offset fixes 12 of the jump cache's 16 index bits.
-  for (uint32_t slot = 0; slot < jump_mode_count_; ++slot)
-    for (uint32_t high = 0; high < kJumpCacheEntries; high += 4096) {
-      const auto index = high | static_cast<uint32_t>(block->physical & 0xfff);
-      if (context_.jump_cache[slot].target[index] == block->indirect_entry && !injected(context_, 63))
-        clear_jump_entry(slot << 16 | index);
-    }
+  if (!bug(63)) close_entry(*block);
 }
 
-void Runtime::invalidate(uint64_t physical, uint64_t length) {
+bool CodeSpace::invalidate(uint64_t physical, uint64_t length) {
+  bool dropped = false;
   const uint64_t end = physical + length;
+  // The bytes are written; whoever translates them sees them, or this sees that there is code. (One vCPU: nobody else.)
+  if (smp()) std::atomic_thread_fence(std::memory_order_seq_cst);
   for (uint64_t page = physical & ~uint64_t{0xfff}; page < end; page += memory::kPageSize) {
-    const RamPiece* piece = find_ram(page);
-    if (!piece || !piece->meta) continue;
-    auto& meta = piece->meta[(page - piece->start) >> 12];
-    if (!(meta.load(std::memory_order_relaxed) & memory::kPageHasCode)) continue;
+    auto* const meta = page_meta(page);
+    if (!meta || !(meta->load(std::memory_order_relaxed) & memory::kPageHasCode)) continue;
+    RawLock lock(mutex_);
     for (Block* block = blocks_.page_head(page); block;) {
       Block* next = BlockMap::next_on_page(block, page);
-      if (block->overlaps(physical, end) && !(injected(context_, 64) && page == block->second_page))
+      if (block->overlaps(physical, end) && !(bug(64) && page == block->second_page)) {
         invalidate_block(block);
+        dropped = true;
+      }
       block = next;
     }
-    if (!blocks_.page_head(page)) meta.fetch_and(~memory::kPageHasCode, std::memory_order_relaxed);
+    if (!blocks_.page_head(page) && !(meta->load(std::memory_order_relaxed) & memory::kPageRevoking))
+      meta->fetch_and(~memory::kPageHasCode, std::memory_order_relaxed);
   }
+  return dropped;
 }
 
 }  // namespace rhea::dbt

@@ -21,7 +21,7 @@ void copy_bytes(std::byte* to, const std::byte* from, unsigned size) {
 }
 
 struct BusAccess {
-  io::AddressSpace* space;
+  Context* context;
   uint64_t address;
   std::byte* data;
   unsigned size;
@@ -36,9 +36,9 @@ void bus_access(void* argument) {
     uint64_t value = 0;
     if (access.write) {
       __builtin_memcpy(&value, access.data + done, piece);
-      access.space->write(access.address + done, value, piece);
+      bus_write(*access.context, access.address + done, value, piece);
     } else {
-      value = access.space->read(access.address + done, piece);
+      value = bus_read(*access.context, access.address + done, piece);
       __builtin_memcpy(access.data + done, &value, piece);
     }
     done += piece;
@@ -81,7 +81,7 @@ ThunkResult Runtime::memory_access(uint64_t linear, uint32_t info, uint64_t retu
   ++counters_.tlb_misses;
   access_return_ = return_address;
   c.code_invalidated = 0;
-  bounce_.active = false;  // of an instruction that faulted natively after it was armed
+  bounce_.active = bounce_.code_store = false;  // of an instruction that faulted natively after it was armed
   if (linear == kRefusedLinear && !mode::code64(c.mode))
     return refuse_access(segment_refusal_, linear, info, return_address);
   if (const uint64_t alignment = info >> kInfoAlignmentShift; alignment && (linear & (alignment - 1)))
@@ -107,18 +107,22 @@ ThunkResult Runtime::memory_access(uint64_t linear, uint32_t info, uint64_t retu
   const auto translation = dbt::translate(c, linear, write ? Access::kWrite : Access::kRead, mmu);
   if (!translation) return refuse_access(translation.error(), linear, info, return_address);
 
-  const RamPiece* piece = find_ram(translation->physical);
+  const RamPiece* piece = is_local_apic(translation->physical) ? nullptr : find_ram(translation->physical);
   if (!piece || (write && !piece->meta) ||
-      ((translation->physical & 0xfff) + size > piece->end - (translation->physical & ~uint64_t{0xfff})))
+      ((translation->physical & 0xfff) + size > piece->end - (translation->physical & ~uint64_t{0xfff}))) {
+    if ((info & kInfoLocked) && space_->smp() && !exclusive_) return restart_exclusively(return_address);
     return device_access(linear, translation->physical, size, info);
+  }
   std::byte* host = piece->host + (translation->physical - piece->start);
   if (piece->meta) {
     auto& meta = piece->meta[(translation->physical >> 12) - (piece->start >> 12)];
     if (write && (meta.load(std::memory_order_relaxed) & memory::kPageHasCode) && !(injected(c, 53) && size == 1)) {
       ++counters_.code_page_stores;
-      invalidate(translation->physical, size);
-      if (c.code_invalidated || (meta.load(std::memory_order_relaxed) & memory::kPageHasCode))
-        return {kActionProceed, reinterpret_cast<uint64_t>(host) - linear};
+      // The access goes to the page itself and is announced when it is done (memory_after).
+      bounce_.code_store = true;
+      bounce_.size = static_cast<uint8_t>(size);
+      bounce_.physical[0] = translation->physical;
+      return {kActionProceed, reinterpret_cast<uint64_t>(host) - linear};
     }
   }
   fill_data_tlb(linear, *translation, host, mmu, write);
@@ -136,12 +140,12 @@ void Runtime::settle_clock_at_access() {
 // Reads or writes one piece of a bounced access.
 void Runtime::copy_piece(uint64_t physical, std::byte* data, unsigned size, bool to_guest) {
   if (size == 0) return;
-  const RamPiece* piece = find_ram(physical);
+  const RamPiece* piece = is_local_apic(physical) ? nullptr : find_ram(physical);
   if (piece && piece->end - physical >= size && (piece->meta || !to_guest)) {
     std::byte* host = piece->host + (physical - piece->start);
     if (to_guest) {
-      invalidate(physical, size);
       copy_bytes(host, data, size);
+      invalidate(physical, size);
     } else {
       copy_bytes(data, host, size);
     }
@@ -149,7 +153,7 @@ void Runtime::copy_piece(uint64_t physical, std::byte* data, unsigned size, bool
   }
   ++counters_.mmio;
   if (options_.instruction_clock) settle_clock_at_access();
-  BusAccess access{context_.physical, physical, data, size, to_guest};
+  BusAccess access{&context_, physical, data, size, to_guest};
   call_with_vectors_saved(context_, bus_access, &access);
   if (injected(context_, 55)) asm volatile("vzeroupper");
 }
@@ -165,6 +169,14 @@ ThunkResult Runtime::device_access(uint64_t linear, uint64_t physical, unsigned 
   if ((info & kInfoRead) && !(injected(context_, 52) && (info & kInfoWrite)))
     copy_piece(physical, context_.bounce.data() + offset, size, false);
   return {kActionProceed, reinterpret_cast<uint64_t>(context_.bounce.data() + offset) - linear};
+}
+
+// A locked access that one host instruction cannot make: the instruction is run again while all other vCPUs stand.
+ThunkResult Runtime::restart_exclusively(uint64_t return_address) {
+  set_rip_from_host(return_address);
+  context_.step_pending = 0;
+  exclusive_wanted_ = true;
+  return dispatch();
 }
 
 ThunkResult Runtime::cross_page_access(uint64_t linear, uint32_t info, uint64_t return_address) {
@@ -185,6 +197,7 @@ ThunkResult Runtime::cross_page_access(uint64_t linear, uint32_t info, uint64_t 
             .vector = kPageFault, .has_error_code = true, .error_code = second.error().error_code, .address = linear},
         return_address);
   if (!second) return refuse_access(second.error(), linear, info, return_address);
+  if ((info & kInfoLocked) && space_->smp() && !exclusive_) return restart_exclusively(return_address);
   const uint64_t offset = linear & 63;
   bounce_ = {.active = (info & kInfoWrite) != 0,
              .size = static_cast<uint8_t>(size),
@@ -224,6 +237,10 @@ ThunkResult Runtime::memory_after(uint64_t return_address, AfterStore after) {
     copy_piece(bounce_.physical[0], data, bounce_.first_size, true);
     if (!injected(c, 50))
       copy_piece(bounce_.physical[1], data + bounce_.first_size, bounce_.size - bounce_.first_size, true);
+  }
+  if (bounce_.code_store) {
+    bounce_.code_store = false;
+    invalidate(bounce_.physical[0], bounce_.size);
   }
   if (after == AfterStore::kStay) return {kActionContinue, 0};
   if ((!c.code_invalidated || injected(c, 54)) && !std::atomic_ref(c.exit_request).load(std::memory_order_relaxed))

@@ -18,35 +18,27 @@
 
 namespace rhea::dbt {
 
-namespace {
-constexpr uint64_t kMinimumCacheBytes = uint64_t{1} << 20;
-constexpr uint64_t kMaximumCacheBytes = uint64_t{1}
-                                        << 30;  // blocks and thunks reach each other with 32-bit displacements
-// A block never needs more than this: checked after every block.
-constexpr uint64_t kBlockRoomBytes = uint64_t{128} << 10;
-}  // namespace
-
-Runtime::Runtime(Context& context, const RuntimeOptions& options, CodeCache cache)
-    : context_(context), options_(options), cache_(std::move(cache)) {}
+Runtime::Runtime(Context& context, std::shared_ptr<CodeSpace> space, unsigned index)
+    : context_(context),
+      space_(std::move(space)),
+      options_(space_->options()),
+      thunks_(space_->thunks()),
+      writer_bit_(uint32_t{1} << (memory::kPageWriterShift + index % memory::kPageWriterBits)) {
+  member_.poke = [this] { request_exit(); };
+}
 
 Result<std::unique_ptr<Runtime>> Runtime::create(Context& context, const RuntimeOptions& options) {
-  if (options.code_cache_bytes < kMinimumCacheBytes || options.code_cache_bytes > kMaximumCacheBytes)
-    return fail(ErrorCode::kInvalidArgument, "the code cache takes from 1 MiB to 1 GiB");
-  if (!__builtin_cpu_supports("bmi2") || !__builtin_cpu_supports("avx2"))
-    return fail(ErrorCode::kUnsupported, "the dbt engine needs a host processor with AVX2 and BMI2 (x86-64-v3)");
-  CodeCache cache = RHEA_TRY(CodeCache::create(options.code_cache_bytes));
-  std::unique_ptr<Runtime> runtime(new Runtime(context, options, std::move(cache)));
 #ifdef RHEA_INJECT_BUGS
   context.inject_bug = options.inject_bug ? options.inject_bug : injected_by_environment();
 #endif
-  Emitter emitter(runtime->cache_.position(), runtime->cache_.exec_delta());
-  runtime->thunks_ = emit_thunks(emitter, context);
-  runtime->cache_.commit(emitter.position());
-  runtime->cache_.set_reset_point();
-  if (!options.perf_map.empty()) {
-    runtime->perf_map_ = RHEA_TRY(PerfMap::create(options.perf_map));
-    runtime->name_thunks();
-  }
+  return create(context, RHEA_TRY(CodeSpace::create(*context.memory, *context.cpu_model, options, context)), 0);
+}
+
+Result<std::unique_ptr<Runtime>> Runtime::create(Context& context, std::shared_ptr<CodeSpace> space, unsigned index) {
+#ifdef RHEA_INJECT_BUGS
+  context.inject_bug = space->options().inject_bug ? space->options().inject_bug : injected_by_environment();
+#endif
+  std::unique_ptr<Runtime> runtime(new Runtime(context, std::move(space), index));
   runtime->log_storage_.reset(new uint32_t[6 * size_t{kFillLogCapacity}]);
   runtime->code_global_.reset(new uint8_t[kTlbEntries]());
   uint32_t* storage = runtime->log_storage_.get();
@@ -55,48 +47,26 @@ Result<std::unique_ptr<Runtime>> Runtime::create(Context& context, const Runtime
     log->entries = storage;
     storage += kFillLogCapacity;
   }
-  for (const uint32_t index : {0u, 0xffffu}) {
-    for (uint32_t mmu = 0; mmu < kMmuModes; ++mmu) runtime->clear_data_entry(mmu << 16 | index);
-    runtime->clear_code_entry(index);
-    for (uint32_t slot = 0; slot < kJumpCacheSlots; ++slot) runtime->clear_jump_entry(slot << 16 | index);
+  for (const uint32_t index_in_table : {0u, 0xffffu}) {
+    for (uint32_t mmu = 0; mmu < kMmuModes; ++mmu) runtime->clear_data_entry(mmu << 16 | index_in_table);
+    runtime->clear_code_entry(index_in_table);
+    for (uint32_t slot = 0; slot < kJumpCacheSlots; ++slot) runtime->clear_jump_entry(slot << 16 | index_in_table);
   }
   context.runtime = runtime.get();
   runtime->x87_pointers_always_ = !((context.cpu_model->cpuid(7, 0).ebx >> 6) & 1);
-  runtime->translator_ = std::make_unique<Translator>(*runtime);
-  runtime->on_view_changed(context.physical->view());
+  runtime->load_view(context.physical->view());
+  refresh_local_apic(context);
   context.physical->add_listener(runtime.get());
-  context.memory->add_observer(runtime.get());
+  runtime->space_->attach(*runtime);
   return runtime;
-}
-
-// The thunks follow one another from the start of the code cache.
-void Runtime::name_thunks() {
-  std::vector<std::pair<uint64_t, std::string_view>> starts = {
-      {reinterpret_cast<uint64_t>(thunks_.enter), "rhea_enter"},
-      {thunks_.exit, "rhea_exit"},
-      {thunks_.dispatch, "rhea_dispatch"},
-      {thunks_.branch, "rhea_branch"},
-      {thunks_.link, "rhea_link"},
-      {thunks_.memory, "rhea_memory"},
-      {thunks_.memory_after, "rhea_memory_after"},
-      {thunks_.system, "rhea_system"},
-      {thunks_.segment, "rhea_segment"},
-      {thunks_.raise, "rhea_raise"},
-      {thunks_.budget, "rhea_budget"},
-      {thunks_.native_fault, "rhea_native_fault"}};
-  std::ranges::sort(starts);
-  const uint64_t end = cache_.exec_base() + cache_.used();
-  for (size_t i = 0; i < starts.size(); ++i)
-    perf_map_->add(starts[i].first, (i + 1 < starts.size() ? starts[i + 1].first : end) - starts[i].first,
-                   starts[i].second);
 }
 
 Runtime::~Runtime() {
   context_.physical->remove_listener(this);
-  context_.memory->remove_observer(this);
+  space_->detach(*this);
 }
 
-void Runtime::on_view_changed(const io::FlatView& view) {
+void Runtime::load_view(const io::FlatView& view) {
   ram_count_ = 0;
   for (const io::Range& range : view.ranges()) {
     if (range.kind == io::RangeKind::kMmio || ram_count_ == kMaxRamPieces) continue;
@@ -107,96 +77,141 @@ void Runtime::on_view_changed(const io::FlatView& view) {
   flush_tlb({.kind = FlushRequest::Kind::kAll});
 }
 
-ExitReason Runtime::run() {
-  context_.exit_reason = ExitReason::kNone;
-  thunks_.enter(&context_, thunks_.dispatch);
-  return context_.exit_reason;
-}
-
-uint16_t Runtime::jump_cache_slot(uint32_t word) {
-  for (unsigned i = 0; i < jump_mode_count_; ++i)
-    if (jump_modes_[i] == word) return static_cast<uint16_t>(i);
-  if (jump_mode_count_ == kJumpCacheSlots) {
-    cache_flush_wanted_ = true;  // modes of long ago, the kernel's start for one, hold slots that nobody uses
-    return kJumpCacheSlots;
-  }
-  jump_modes_[jump_mode_count_] = word;
-  return static_cast<uint16_t>(jump_mode_count_++);
-}
-
-void Runtime::mark_code_page(uint64_t page) {
-  const RamPiece* piece = find_ram(page);
-  if (!piece || !piece->meta) return;
-  auto& meta = piece->meta[(page - piece->start) >> 12];
-  if (meta.fetch_or(memory::kPageHasCode) & memory::kPageHasCode) return;
-  if (!injected(context_, 65)) revoke_write(piece->host + (page - piece->start));
-}
-
-Block* Runtime::translate(uint64_t rip, uint64_t physical, uint32_t word) {
-  // The tables of very small blocks may outgrow their code.
-  if (cache_.room() < kBlockRoomBytes || arena_.bytes() > options_.code_cache_bytes || cache_flush_wanted_)
-    flush_cache();
-  Block* const block = translator_->translate(rip, physical, word);
-  if (perf_map_ && block) perf_map_->add_block(block->code_start, block->code_end - block->code_start, rip, word);
-  return block;
-}
-
-void Runtime::register_block(Block* block) {
-  ++counters_.blocks_translated;
-  counters_.guest_bytes_translated += block->guest_bytes;
-  counters_.host_bytes += block->code_end - block->code_start;
-  by_host_.push_back(block);
-  if (block->valid) blocks_.insert(block);
-}
-
-void Runtime::flush_cache() {
-  ++counters_.cache_flushes;
-  ++flush_generation_;
-  for (const Block* block : by_host_) {
-    for (const uint64_t page : {block->physical & ~uint64_t{0xfff}, block->second_page}) {
-      const RamPiece* piece = page == kNoPage ? nullptr : find_ram(page);
-      if (piece && piece->meta) piece->meta[(page - piece->start) >> 12].fetch_and(~memory::kPageHasCode);
-    }
-  }
-  blocks_.clear();
-  by_host_.clear();
-  arena_.reset();
-  cache_.reset();
-  flush_jumps(0);
-  flush_jumps(1);
-  jump_mode_count_ = 0;
-  cache_flush_wanted_ = false;
-}
-
-void Runtime::on_write(memory::GuestPhysAddr start, uint64_t length_bytes) {
-  std::lock_guard lock(remote_mutex_);
-  if (!remote_writes_.empty() && remote_writes_.back().first + remote_writes_.back().second == start.value) {
-    remote_writes_.back().second += length_bytes;
-  } else if (remote_writes_.size() < kMaximumRemoteWrites) {
-    remote_writes_.emplace_back(start.value, length_bytes);
-  } else {
-    remote_writes_overflowed_ = true;
-  }
-  remote_pending_.store(true, std::memory_order_release);
+void Runtime::on_view_changed(const io::FlatView&) {
+  view_changed_.store(true, std::memory_order_release);
   request_exit();
 }
 
-void Runtime::drain_remote_writes() {
-  std::vector<std::pair<uint64_t, uint64_t>> writes;
-  {
-    std::lock_guard lock(remote_mutex_);
-    writes.swap(remote_writes_);
-    cache_flush_wanted_ |= std::exchange(remote_writes_overflowed_, false);
-    remote_pending_.store(false, std::memory_order_release);
+ExitReason Runtime::run() {
+  context_.exit_reason = ExitReason::kNone;
+  refresh_local_apic(context_);
+  begin_running();
+  thunks_.enter(&context_, thunks_.dispatch);
+  if (exclusive_) end_exclusive_step();
+  space_->rendezvous().leave(member_);
+  return context_.exit_reason;
+}
+
+// ---- among the vCPUs ----
+
+void Runtime::begin_running() {
+  space_->rendezvous().enter(member_);
+  take_requests();
+}
+
+// The dispatcher is between blocks here: nothing of the code cache or the TLBs is in use.
+void Runtime::take_requests() {
+  if (view_changed_.exchange(false, std::memory_order_acquire)) {
+    const io::AddressSpace::ViewGuard view(*context_.physical);
+    load_view(*view);
   }
-  if (cache_flush_wanted_) flush_cache();  // the dispatcher is between blocks here
-  for (const auto& [start, length] : writes) invalidate(start, length);
+  uint64_t posted;
+  {
+    std::lock_guard lock(mailbox_mutex_);
+    for (std::byte* page : revokes_) revoke_write(page);
+    counters_.revocations += revokes_.size();
+    revokes_.clear();
+    posted = revokes_posted_;
+  }
+  if (revokes_done_.load(std::memory_order_relaxed) == posted) return;
+  revokes_done_.store(posted, std::memory_order_release);
+  space_->rendezvous().notify();
+}
+
+uint64_t Runtime::post_revoke(std::byte* host_page) {
+  uint64_t ticket;
+  {
+    std::lock_guard lock(mailbox_mutex_);
+    revokes_.push_back(host_page);
+    ticket = ++revokes_posted_;
+  }
+  request_exit();
+  std::atomic_thread_fence(std::memory_order_seq_cst);  // posted, before revoked() looks whether it runs
+  return ticket;
+}
+
+void Runtime::wait_outside(const std::function<bool()>& done) {
+  Rendezvous& rendezvous = space_->rendezvous();
+  if (exclusive_) return rendezvous.wait(done);  // nobody runs: whatever was asked of them is as good as done
+  rendezvous.leave(member_);
+  rendezvous.wait(done);
+  begin_running();
+}
+
+void Runtime::begin_exclusive_step() {
+  space_->rendezvous().begin_exclusive(&member_);
+  exclusive_ = true;
+  exclusive_wanted_ = false;
+  ++counters_.exclusive_steps;
+  take_requests();
+}
+
+void Runtime::end_exclusive_step() {
+  exclusive_ = false;
+  space_->rendezvous().end_exclusive(&member_);
+  take_requests();
+}
+
+void Runtime::flush_code_space() {
+  if (exclusive_) return space_->flush();
+  space_->rendezvous().begin_exclusive(&member_);
+  if (space_->flush_wanted()) space_->flush();  // another vCPU may have done it
+  space_->rendezvous().end_exclusive(&member_);
+  take_requests();
+}
+
+void Runtime::forget_jumps() {
+  flush_jumps(0);
+  flush_jumps(1);
+}
+
+// Bytes of code that lies in a device: read before the code space is locked, because a device may do anything.
+void Runtime::read_device_code(unsigned part, uint64_t physical, unsigned size) {
+  DeviceCode& code = device_code_[part];
+  if (find_ram(physical)) return;
+  for (unsigned i = 0; i < size; ++i) code.bytes[i] = static_cast<uint8_t>(context_.physical->read(physical + i, 1));
+}
+
+Block* Runtime::translate(uint64_t rip, uint64_t physical, uint32_t word) {
+  constexpr unsigned kMaximumLength = 15;
+  const uint64_t page = physical & ~uint64_t{0xfff};
+  const auto in_page = static_cast<unsigned>(std::min<uint64_t>(memory::kPageSize - (physical - page), kMaximumLength));
+  read_device_code(0, physical, in_page);
+  for (uint64_t needed = kNoPage;;) {
+    if (space_->flush_wanted()) flush_code_space();
+    space_->prepare_page(*this, page);
+    if (needed != kNoPage) space_->prepare_page(*this, needed);
+    uint64_t second_page = kNoPage;
+    if (in_page < kMaximumLength) {
+      if (const auto second = fetch_address(next_page(linear_ip(rip)))) {
+        second_page = *second & ~uint64_t{0xfff};
+        read_device_code(1, second_page, kMaximumLength - in_page);
+      }
+    }
+    RawLock lock(space_->mutex());
+    if (!space_->prepared(page) || space_->flush_wanted()) continue;
+    if (Block* const block = space_->blocks().find(physical, word, second_page)) return block;  // another vCPU's work
+    needed_page_ = kNoPage;
+    Block* const block = space_->translator().translate(*this, {rip, physical, second_page, word});
+    if (!block && needed_page_ != kNoPage) {
+      needed = needed_page_;
+      continue;
+    }
+    if (!block) return nullptr;
+    ++counters_.blocks_translated;
+    counters_.guest_bytes_translated += block->guest_bytes;
+    counters_.host_bytes += block->code_end - block->code_start;
+    if (PerfMap* map = space_->perf_map())
+      map->add_block(block->code_start, block->code_end - block->code_start, rip, word);
+    return block;
+  }
 }
 
 void Runtime::set_breakpoints(std::vector<uint64_t> linear) {
   breakpoints_ = std::move(linear);
-  cache_flush_wanted_ = true;  // blocks may run past a new breakpoint
-  flush_cache();
+  space_->rendezvous().begin_exclusive(nullptr);
+  space_->flush();  // blocks may run past a new breakpoint
+  space_->rendezvous().end_exclusive(nullptr);
 }
 
 bool Runtime::is_breakpoint(uint64_t linear) const {
@@ -208,7 +223,7 @@ bool Runtime::on_fault(int, void*, void* ucontext_pointer) {
   auto* uc = static_cast<ucontext_t*>(ucontext_pointer);
   greg_t* regs = uc->uc_mcontext.gregs;
   const auto pc = static_cast<uint64_t>(regs[REG_RIP]);
-  if (!cache_.contains_exec(pc) || static_cast<uint64_t>(regs[REG_RSP]) != reinterpret_cast<uint64_t>(&context_))
+  if (!space_->cache().contains_exec(pc) || static_cast<uint64_t>(regs[REG_RSP]) != reinterpret_cast<uint64_t>(&context_))
     return false;
   switch (regs[REG_TRAPNO]) {
     case kDivideError:
@@ -240,12 +255,12 @@ std::string Runtime::statistics() const {
       "links made           {}\ndispatches           {}\nindirect misses      {}\npolls taken          {}\n"
       "tlb misses           {}\ntlb flushes          {}\npage flushes         {}\ndevice accesses      {}\npage "
       "crossings       {}\n"
-      "stores to code pages {}\nblocks invalidated   {}\nsystem functions     {}\nexceptions           {}\ninterrupts  "
+      "stores to code pages {}\nblocks invalidated   {}\nexclusive steps      {}\nrevocations          {}\nyields               {}\nsystem functions     {}\nexceptions           {}\ninterrupts  "
       "         {}\n"
       "native faults        {}\nhalts                {}\n",
-      c.blocks_translated, c.guest_bytes_translated, c.host_bytes, cache_.used(), c.cache_flushes, c.links,
+      c.blocks_translated, c.guest_bytes_translated, c.host_bytes, space_->cache().used(), space_->flushes(), c.links,
       c.dispatches, c.indirect_misses, c.polls, c.tlb_misses, c.tlb_flushes, c.page_flushes, c.mmio, c.page_crossings,
-      c.code_page_stores, c.blocks_invalidated, c.system_calls, c.exceptions, c.interrupts, c.native_faults, c.halts);
+      c.code_page_stores, space_->blocks_invalidated(), c.exclusive_steps, c.revocations, c.yields, c.system_calls, c.exceptions, c.interrupts, c.native_faults, c.halts);
 }
 
 }  // namespace rhea::dbt

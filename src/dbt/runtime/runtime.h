@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// The translator's runtime: code cache, blocks, dispatch, soft TLBs, code invalidation.
+// One vCPU's side of the translator: dispatch, soft TLBs, jump caches, the slow paths of memory accesses. What the
+// vCPUs of a VM share is in code_space.h.
 //
 // Threads: everything here runs on the vCPU's thread unless said otherwise. Functions of dispatch.cpp,
-// memory_path.cpp, tlb.cpp and invalidate.cpp are compiled for general registers only, because the guest's
+// memory_path.cpp, tlb.cpp and services.cpp are compiled for general registers only, because the guest's
 // vector registers stay in the host's while they run.
 #pragma once
 
@@ -19,30 +20,23 @@
 #include "dbt/mode.h"
 #include "dbt/runtime/block.h"
 #include "dbt/runtime/code_cache.h"
-#include "dbt/runtime/perf_map.h"
+#include "dbt/runtime/code_space.h"
 #include "dbt/runtime/thunks.h"
 #include "dbt/system/system.h"
 
 namespace rhea::dbt {
 
-class Translator;
 class BlockBuilder;
 
-struct RuntimeOptions {
-  int opt_level = 1;               // 0: reference mode: one-instruction blocks, no linking, no jump caches
-  bool instruction_clock = false;  // count instructions exactly
-  uint64_t code_cache_bytes = uint64_t{256} << 20;
-  uint32_t tlb_index_mask = kTlbEntries - 1;  // tests: fewer usable TLB entries
-  int inject_bug = 0;                         // test builds: seeds translator bug N
-  std::string perf_map;                       // path of a perf map to write, empty for none
-};
-
 struct Counters {
-  uint64_t blocks_translated = 0, guest_bytes_translated = 0, host_bytes = 0, cache_flushes = 0;
+  uint64_t blocks_translated = 0, guest_bytes_translated = 0, host_bytes = 0;
   uint64_t links = 0, dispatches = 0, indirect_misses = 0, polls = 0;
   uint64_t tlb_misses = 0, tlb_flushes = 0, page_flushes = 0, mmio = 0, page_crossings = 0, code_page_stores = 0;
-  uint64_t blocks_invalidated = 0, system_calls = 0, exceptions = 0, interrupts = 0, native_faults = 0, halts = 0;
+  uint64_t exclusive_steps = 0, revocations = 0, yields = 0, system_calls = 0, exceptions = 0, interrupts = 0, native_faults = 0, halts = 0;
 };
+
+// How long a guest may spin, in PAUSE instructions of some 140 cycles, before it gives others its processor.
+inline constexpr uint32_t kPausesBeforeYield = 64;
 
 // What a C++ function called from translated code wants done next; returned in RAX:RDX.
 struct ThunkResult {
@@ -59,9 +53,12 @@ enum ThunkAction : uint64_t {
 // with a jump anyway) go on.
 enum class AfterStore : uint8_t { kMayLeave, kStay };
 
-class Runtime final : public memory::WriteObserver, public io::ViewListener {
+class Runtime final : public io::ViewListener {
  public:
-  // `context` is wired (memory, spaces, clock, model, lapic) and outlives the runtime.
+  // `context` is wired (memory, spaces, clock, model, lapic) and outlives the runtime. `index`: which of the VM's
+  // vCPUs it is; all of them share `space`.
+  static Result<std::unique_ptr<Runtime>> create(Context& context, std::shared_ptr<CodeSpace> space, unsigned index);
+  // A VM of one vCPU.
   static Result<std::unique_ptr<Runtime>> create(Context& context, const RuntimeOptions& options);
   ~Runtime() override;
 
@@ -71,10 +68,10 @@ class Runtime final : public memory::WriteObserver, public io::ViewListener {
   const RuntimeOptions& options() const { return options_; }
   Counters& counters() { return counters_; }
   Context& context() { return context_; }
-  CodeCache& cache() { return cache_; }
+  CodeSpace& space() { return *space_; }
+  CodeCache& cache() { return space_->cache(); }
   const Thunks& thunks() const { return thunks_; }
-  BlockMap& blocks() { return blocks_; }
-  Arena& arena() { return arena_; }
+  Arena& arena() { return space_->arena(); }
 
   // --- general registers only ---
   ThunkResult dispatch();  // by state.rip and the current mode
@@ -87,11 +84,9 @@ class Runtime final : public memory::WriteObserver, public io::ViewListener {
   ThunkResult native_fault();
   ThunkResult dispatch_branch(uint64_t rip, uint32_t info);
   ThunkResult raise_at(uint32_t info, uint64_t return_address);
-  Block* block_of_host(uint64_t exec_address) const;  // nullptr if none
+  Block* block_of_host(uint64_t exec_address) const { return space_->by_host().find(exec_address); }
   const HostPoint* point_of_host(const Block& block, uint64_t exec_address) const;
-  void invalidate(uint64_t physical, uint64_t length);  // translations of these bytes
-  void invalidate_block(Block* block);
-  void link(Link* link, Block* target);
+  void invalidate(uint64_t physical, uint64_t length);  // translations of these bytes, which have just been written
   void fill_data_tlb(uint64_t linear, const Translation& translation, std::byte* host, MmuIndex mmu, bool for_write);
   void flush_tlb(const FlushRequest& request);
   // Forgets writable data TLB entries of a page that now holds code.
@@ -105,17 +100,28 @@ class Runtime final : public memory::WriteObserver, public io::ViewListener {
   uint64_t next_page(uint64_t linear) const;
 
   // --- vectors saved (ordinary code) ---
+  // nullptr if the first instruction crosses into a page that cannot be fetched now. May wait for other vCPUs: the
+  // caller holds nothing of the code cache.
   Block* translate(uint64_t rip, uint64_t physical, uint32_t mode);
-  void register_block(Block* block);
-  void mark_code_page(uint64_t page);
-  void flush_cache();                                    // only from outside the code cache or when resuming
-  uint16_t jump_cache_slot(uint32_t mode);               // kJumpCacheSlots if none is left
+  // What device_code() hands out: code that lies outside RAM and ROM, read before translation. `part` 1: on the page
+  // after the block's first.
+  const uint8_t* device_code(unsigned part) const { return device_code_[part].bytes; }
+  // Remembers a page that the block under translation also needs, and that must be prepared first.
+  void need_page(uint64_t page) { needed_page_ = page; }
   bool on_fault(int signo, void* info, void* ucontext);  // signal handler side; async-signal-safe
 
-  void on_view_changed(const io::FlatView& view) override;  // vCPU thread, or while it is stopped
+  void on_view_changed(const io::FlatView& view) override;  // any thread: taken up before the next instruction
 
-  // WriteObserver: any thread.
-  void on_write(memory::GuestPhysAddr start, uint64_t length_bytes) override;
+  // --- among the vCPUs of the VM ---
+  Rendezvous::Member& member() { return member_; }
+  uint32_t writer_bit() const { return writer_bit_; }  // in the metadata of pages
+  uint64_t post_revoke(std::byte* host_page);          // any thread: asks it to give up writing the page unseen
+  bool revoked(uint64_t ticket) const {                // any thread: it has, or will before it runs
+    return revokes_done_.load(std::memory_order_acquire) >= ticket || !member_.running.load(std::memory_order_seq_cst);
+  }
+  void wait_outside(const std::function<bool()>& done);  // not running; holds nothing of the code cache
+  void forget_jumps();                                   // any thread, while the vCPU does not run
+
   // Any thread: makes the vCPU leave translated code soon.
   void request_exit() { std::atomic_ref(context_.exit_request).store(1, std::memory_order_release); }
 
@@ -134,8 +140,18 @@ class Runtime final : public memory::WriteObserver, public io::ViewListener {
   std::string statistics() const;
 
  private:
-  Runtime(Context& context, const RuntimeOptions& options, CodeCache cache);
-  void name_thunks();
+  Runtime(Context& context, std::shared_ptr<CodeSpace> space, unsigned index);
+  void begin_running();
+  void take_requests();
+  void load_view(const io::FlatView& view);
+  void begin_exclusive_step();
+  void end_exclusive_step();
+  void flush_code_space();
+  ThunkResult restart_exclusively(uint64_t return_address);
+  void settle_previous();
+  void initialise();
+  void start_up(uint8_t vector);
+  bool is_local_apic(uint64_t physical) const { return ((physical & ~uint64_t{0xfff}) | 1) == context_.apic_page; }
   ThunkResult leave(ExitReason reason) {
     context_.exit_reason = reason;
     return {kActionResume, thunks_.exit};
@@ -155,19 +171,17 @@ class Runtime final : public memory::WriteObserver, public io::ViewListener {
   void copy_piece(uint64_t physical, std::byte* data, unsigned size, bool to_guest);
   void deliver_pending_interrupt();
   Block* find_block(uint64_t rip, uint64_t physical, uint32_t mode);
-  void drain_remote_writes();
 
   Context& context_;
-  RuntimeOptions options_;
-  CodeCache cache_;
-  Thunks thunks_;
-  BlockMap blocks_;
-  Arena arena_;
-  std::vector<Block*> by_host_;  // in order of code_start
-  std::unique_ptr<Translator> translator_;
-  std::unique_ptr<PerfMap> perf_map_;
+  const std::shared_ptr<CodeSpace> space_;
+  const RuntimeOptions options_;
+  const Thunks thunks_;
   Counters counters_;
-  bool cache_flush_wanted_ = false;
+  uint64_t needed_page_ = kNoPage;
+  struct DeviceCode {
+    uint8_t bytes[16] = {};
+  } device_code_[2];
+  void read_device_code(unsigned part, uint64_t physical, unsigned size);
   bool x87_pointers_always_ = false;
   bool step_guest_ = false;  // the block being run is single-stepped by EFLAGS.TF
 
@@ -190,8 +204,6 @@ class Runtime final : public memory::WriteObserver, public io::ViewListener {
   void flush_jumps(unsigned global);
   void fill_jump_cache(uint64_t rip, uint32_t mode, Block* block);
   uint64_t large_2m_[64] = {}, large_1g_[64] = {};  // hashed bitmaps: regions with large-page entries
-  uint32_t jump_modes_[kJumpCacheSlots];
-  unsigned jump_mode_count_ = 0;
 
   // RAM and ROM of the current view, flattened so that general-register-only code can search it.
   struct RamPiece {
@@ -211,6 +223,7 @@ class Runtime final : public memory::WriteObserver, public io::ViewListener {
   // The pending bounce access (memory_access with action Proceed and something to write back).
   struct Bounce {
     bool active = false;
+    bool code_store = false;  // the access itself goes to a page with translated code: physical[0], size
     uint8_t size = 0;
     uint8_t first_size = 0;  // bytes in the first piece; the rest is in the second
     uint64_t physical[2] = {};
@@ -222,15 +235,18 @@ class Runtime final : public memory::WriteObserver, public io::ViewListener {
     uint64_t fip = 0, fdp = 0;
   } bounce_;
 
-  // Writes announced by other threads, applied before anything else happens on the vCPU.
-  std::mutex remote_mutex_;
-  static constexpr size_t kMaximumRemoteWrites = 1024;
-  std::vector<std::pair<uint64_t, uint64_t>> remote_writes_;
-  bool remote_writes_overflowed_ = false;  // too many to list: everything is dropped
-  std::atomic<bool> remote_pending_{false};
+  // What other threads ask of this vCPU; done before it runs on.
+  Rendezvous::Member member_;
+  const uint32_t writer_bit_;
+  std::mutex mailbox_mutex_;
+  std::vector<std::byte*> revokes_;  // pages to give up writing unseen
+  uint64_t revokes_posted_ = 0;
+  std::atomic<uint64_t> revokes_done_{0};
+  std::atomic<bool> view_changed_{false};
+  bool exclusive_ = false;         // the instruction being run keeps all other vCPUs stopped
+  bool exclusive_wanted_ = false;  // ... the next one does
   std::vector<uint64_t> breakpoints_;
   uint64_t skip_breakpoint_ = ~uint64_t{0};
-  uint32_t flush_generation_ = 0;
   uint64_t access_return_ = 0;  // where the memory access being made will return to
   struct {
     uint64_t pc = 0;

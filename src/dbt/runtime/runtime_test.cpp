@@ -240,7 +240,7 @@ TEST_P(RuntimeTest, AWriteByTheHostBetweenRunsIsSeen) {
   EXPECT_EQ(run(mov32(cpu::kRax, 1) + kHlt), ExitReason::kHalted);
   EXPECT_EQ(run(mov32(cpu::kRax, 2) + kHlt), ExitReason::kHalted);
   EXPECT_EQ(guest.gpr(cpu::kRax), 2u);
-  EXPECT_GE(guest.runtime->counters().blocks_invalidated, 1u);
+  EXPECT_GE(guest.runtime->space().blocks_invalidated(), 1u);
 }
 
 TEST_P(RuntimeTest, ARepeatedStoreOverCodeIsSeen) {
@@ -320,8 +320,8 @@ TEST(Runtime, InvalidationUnlinksAndIsCounted) {
   guest.put(G::kCode, jump(G::kCode, target));
   guest.run(G::kCode);
   guest.run(G::kCode);
-  Block* const from = guest.runtime->blocks().find(G::kCode, guest.context().mode);
-  Block* const to = guest.runtime->blocks().find(target, guest.context().mode);
+  Block* const from = guest.runtime->space().blocks().find(G::kCode, guest.context().mode);
+  Block* const to = guest.runtime->space().blocks().find(target, guest.context().mode);
   ASSERT_NE(from, nullptr);
   ASSERT_NE(to, nullptr);
   ASSERT_EQ(from->links[0].to, to);
@@ -329,30 +329,35 @@ TEST(Runtime, InvalidationUnlinksAndIsCounted) {
   guest.runtime->invalidate(target, 1);
   EXPECT_EQ(from->links[0].to, nullptr);
   EXPECT_FALSE(to->valid);
-  EXPECT_EQ(guest.runtime->blocks().find(target, guest.context().mode), nullptr);
-  EXPECT_EQ(guest.runtime->blocks().find(G::kCode, guest.context().mode), from);
+  EXPECT_EQ(guest.runtime->space().blocks().find(target, guest.context().mode), nullptr);
+  EXPECT_EQ(guest.runtime->space().blocks().find(G::kCode, guest.context().mode), from);
   guest.put(target, kIncEax + kHlt);
   guest.run(G::kCode);
   EXPECT_EQ(guest.gpr(cpu::kRax), 1u);
 }
 
-TEST(Runtime, JumpCachesForgetInvalidatedBlocks) {
+TEST(Runtime, TheEntryOfAnInvalidatedBlockLeadsToTheDispatcher) {
   RuntimeGuest guest({.code_cache_bytes = 4 << 20});
   const uint64_t target = G::kCode + 0x2000;
   guest.put(target, kRet);
   guest.put(G::kCode, mov(cpu::kRdx, target) + kCallRdx + kCallRdx + kHlt);
   guest.run(G::kCode);
-  Block* const block = guest.runtime->blocks().find(target, guest.context().mode);
+  Block* const block = guest.runtime->space().blocks().find(target, guest.context().mode);
   ASSERT_NE(block, nullptr);
-  const auto cached = [&] {
-    unsigned count = 0;
-    for (const JumpCache& cache : guest.context().jump_cache)
-      for (const uint64_t entry : cache.target) count += entry == block->indirect_entry;
-    return count;
-  };
-  EXPECT_EQ(cached(), 1u);
+  unsigned cached = 0;
+  for (const JumpCache& cache : guest.context().jump_cache)
+    for (const uint64_t entry : cache.target) cached += entry == block->indirect_entry;
+  EXPECT_EQ(cached, 1u);
+  const uint8_t* const entry = guest.runtime->cache().writable(block->indirect_entry);
+  EXPECT_EQ(block->indirect_entry % 16, 0u);
+  EXPECT_NE(entry[0], 0xe9);
+  const std::vector<uint8_t> rest(entry + 5, entry + 16);
   guest.runtime->invalidate(target, 1);
-  EXPECT_EQ(cached(), 0u);
+  EXPECT_EQ(entry[0], 0xe9);
+  int32_t displacement = 0;
+  std::memcpy(&displacement, entry + 1, 4);
+  EXPECT_EQ(block->indirect_entry + 5 + static_cast<uint64_t>(int64_t{displacement}), guest.runtime->thunks().dispatch);
+  EXPECT_EQ(std::vector<uint8_t>(entry + 5, entry + 16), rest);
 }
 
 TEST(Runtime, TheCodeCacheStartsAfreshWhenItIsFull) {
@@ -363,7 +368,7 @@ TEST(Runtime, TheCodeCacheStartsAfreshWhenItIsFull) {
   guest.put(at, kHlt);
   EXPECT_EQ(guest.run(G::kFar), ExitReason::kHalted);
   EXPECT_EQ(guest.gpr(cpu::kRax), 12000u);
-  EXPECT_GE(guest.runtime->counters().cache_flushes, 1u);
+  EXPECT_GE(guest.runtime->space().flushes(), 1u);
 }
 
 TEST(Runtime, ThePerfMapNamesThunksAndBlocks) {
@@ -375,7 +380,7 @@ TEST(Runtime, ThePerfMapNamesThunksAndBlocks) {
     guest.put(G::kCode, kIncEax + kHlt);
     guest.run(G::kCode);
     word = guest.context().mode;
-    const Block* const block = guest.runtime->blocks().find(G::kCode, word);
+    const Block* const block = guest.runtime->space().blocks().find(G::kCode, word);
     ASSERT_NE(block, nullptr);
     start = block->code_start;
     end = block->code_end;

@@ -30,6 +30,10 @@ void note_store(Context& context, uint64_t physical, unsigned size_bytes) {
   context.runtime->invalidate(physical, size_bytes);
 }
 
+void Runtime::invalidate(uint64_t physical, uint64_t length) {
+  if (space_->invalidate(physical, length)) context_.code_invalidated = 1;
+}
+
 void call_with_vectors_saved(Context& context, void (*function)(void*), void* argument) {
   if (context.vectors_saved) {  // nested: already in the context, and the live registers are ours
     function(argument);
@@ -66,7 +70,7 @@ void Runtime::latch_x87_pointers() {
 
 ThunkResult Runtime::native_fault() {
   ++counters_.native_faults;
-  bounce_.active = false;
+  bounce_.active = bounce_.code_store = false;
   set_rip_from_host(native_.pc + 1);
   Exception exception{.vector = native_.vector};
   if (native_.vector == kSimdError && !(context_.state.cr4 & cpu::cr4::kOsxmmexcpt)) exception.vector = kInvalidOpcode;

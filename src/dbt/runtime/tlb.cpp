@@ -44,8 +44,12 @@ void Runtime::fill_data_tlb(uint64_t linear, const Translation& translation, std
   const RamPiece* piece = find_ram(translation.physical);
   bool writable = (for_write || translation.writable || injected(c, 56)) && piece && piece->meta;
   if (writable) {
+    constexpr uint32_t kSeen = memory::kPageHasCode | memory::kPageDirtyTracked;
     auto& meta = piece->meta[(translation.physical >> 12) - (piece->start >> 12)];
-    writable = (meta.load(std::memory_order_relaxed) & (memory::kPageHasCode | memory::kPageDirtyTracked)) == 0;
+    uint32_t bits = meta.load(std::memory_order_relaxed);
+    // From when the bit is set, whoever turns the page into code asks this vCPU; from before, this sees that it did.
+    if (space_->smp() && !(bits & (kSeen | writer_bit_))) bits = meta.fetch_or(writer_bit_, std::memory_order_seq_cst);
+    writable = (bits & kSeen) == 0;
   }
   tlb.read_tag[index] = uint64_t{0} - page;
   tlb.write_tag[index] = writable ? uint64_t{0} - page : invalid_tag(index);
@@ -189,9 +193,7 @@ Fallible<uint64_t> Runtime::fetch_address(uint64_t linear) {
 }
 
 void Runtime::fill_jump_cache(uint64_t rip, uint32_t word, Block* block) {
-  unsigned slot = kJumpCacheSlots;
-  for (unsigned i = 0; i < jump_mode_count_; ++i)
-    if (jump_modes_[i] == word) slot = i;
+  const unsigned slot = space_->find_jump_slot(word);
   if (slot == kJumpCacheSlots || !(word & mode::kFlat)) return;
   JumpCache& cache = context_.jump_cache[slot];
   const auto index = static_cast<uint32_t>(rip & (kJumpCacheEntries - 1));

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Guest memory by linear and by physical address, as the system functions and the slow paths access it.
+#include "cpu/lapic.h"
 #include "dbt/system/internal.h"
 
 namespace rhea::dbt {
@@ -26,7 +27,12 @@ struct PhysicalSpan {
   std::byte* host = nullptr;  // RAM or ROM that holds all of it
 };
 
+bool in_local_apic(const Context& context, uint64_t physical) {
+  return ((physical & ~kPageMask) | 1) == context.apic_page;
+}
+
 PhysicalSpan locate(const Context& context, uint64_t physical, uint64_t size_bytes) {
+  if (in_local_apic(context, physical)) return {};
   const io::Range* range = find_range(context, physical);
   if (range == nullptr || range->kind == io::RangeKind::kMmio || range->end() - physical < size_bytes)
     return {range, nullptr};
@@ -50,6 +56,30 @@ const io::Range* find_range(const Context& context, uint64_t physical) {
     }
   }
   return nullptr;
+}
+
+// Each processor has its own local APIC, where its IA32_APIC_BASE says, before anything else that lies there.
+// [SDM-3A 11.4.4]
+uint64_t bus_read(Context& context, uint64_t physical, unsigned size_bytes) {
+  if (in_local_apic(context, physical)) return context.lapic->io_read(physical & kPageMask, size_bytes);
+  return context.physical->read(physical, size_bytes);
+}
+
+void bus_write(Context& context, uint64_t physical, uint64_t value, unsigned size_bytes) {
+  if (in_local_apic(context, physical))
+    context.lapic->io_write(physical & kPageMask, value, size_bytes);
+  else
+    context.physical->write(physical, value, size_bytes);
+}
+
+void refresh_local_apic(Context& context) {
+  constexpr uint64_t kGlobalEnable = uint64_t{1} << 11, kX2apic = uint64_t{1} << 10;
+  const uint64_t base = context.lapic->apic_base();
+  const bool mapped = (base & kGlobalEnable) && !(base & kX2apic);
+  const uint64_t page = mapped ? (base & ~kPageMask) | 1 : 0;
+  if (page == context.apic_page) return;
+  context.apic_page = page;
+  flush_tlb(context, {.kind = FlushRequest::Kind::kAll});
 }
 
 std::byte* ram_pointer(const Context& context, uint64_t physical, uint64_t size_bytes) {
@@ -96,7 +126,7 @@ void read_physical(Context& context, uint64_t physical, void* out, unsigned size
     auto* bytes = static_cast<uint8_t*>(out);
     for (unsigned done = 0; done < size_bytes;) {
       unsigned chunk = bus_size(size_bytes) ? size_bytes : size_bytes % 8 == 0 ? 8 : 1;
-      store_host(bytes + done, context.physical->read(physical + done, chunk), chunk);
+      store_host(bytes + done, bus_read(context, physical + done, chunk), chunk);
       done += chunk;
     }
   });
@@ -118,7 +148,7 @@ void write_physical(Context& context, uint64_t physical, const void* data, unsig
     const auto* bytes = static_cast<const uint8_t*>(data);
     for (unsigned done = 0; done < size_bytes;) {
       unsigned chunk = bus_size(size_bytes) ? size_bytes : size_bytes % 8 == 0 ? 8 : 1;
-      context.physical->write(physical + done, load_host(bytes + done, chunk), chunk);
+      bus_write(context, physical + done, load_host(bytes + done, chunk), chunk);
       done += chunk;
     }
   });

@@ -148,7 +148,10 @@ std::optional<uint64_t> read_lapic(Context& context, uint32_t index) {
 
 bool write_lapic(Context& context, uint32_t index, uint64_t value) {
   bool ok = false;
-  with_vectors_saved(context, [&] { ok = context.lapic->write_msr(index, value); });
+  with_vectors_saved(context, [&] {
+    ok = context.lapic->write_msr(index, value);
+    if (index == kApicBase) refresh_local_apic(context);
+  });
   return ok;
 }
 

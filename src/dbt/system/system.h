@@ -90,6 +90,11 @@ Fallible<void> write_linear_bytes(Context& context, uint64_t linear, const void*
                                   MmuIndex mmu);
 // Checks that a write of [linear, linear+size) would succeed (and sets A/D bits as it would).
 Fallible<void> probe_write(Context& context, uint64_t linear, unsigned size_bytes, MmuIndex mmu);
+// A bus access of 1, 2, 4 or 8 bytes to what is no RAM, the processor's own local APIC included. Vectors saved.
+uint64_t bus_read(Context& context, uint64_t physical, unsigned size_bytes);
+void bus_write(Context& context, uint64_t physical, uint64_t value, unsigned size_bytes);
+// Notes where the local APIC's registers lie, after IA32_APIC_BASE may have changed. Vectors saved.
+void refresh_local_apic(Context& context);
 // The MMU mode of explicit data accesses at the current CPL, AC and CR4.SMAP.
 MmuIndex current_mmu(const Context& context);
 

@@ -119,6 +119,11 @@ bool BlockBuilder::is_x87_store() const {
   return insn_->has_memory && isa::x86::row_info(insn_->row).translation == isa::x86::Translation::kCopyX87;
 }
 
+bool BlockBuilder::is_locked() const {
+  // XCHG with memory locks without being told. [SDM-2C XCHG]
+  return insn_->lock || insn_->row == isa::x86::RowId::XCHG_Eb_Gb || insn_->row == isa::x86::RowId::XCHG_Ev_Gv;
+}
+
 void BlockBuilder::emit_align_check(uint8_t reg, unsigned size) {
   using isa::x86::RowId;
   const bool half_floats =
@@ -166,7 +171,8 @@ void BlockBuilder::access(uint8_t reg, unsigned size, AccessKind kind, const Bod
   const uint32_t info =
       size | (write ? kInfoWrite : 0) | (kind != AccessKind::kWrite ? kInfoRead : 0) |
       (through_ss_ && !injected(context_, 28) ? kInfoStack : 0) | (x87_store ? kInfoX87Store : 0) |
-      (checked_late ? kInfoAlignCheck : 0) | static_cast<uint32_t>(mmu) << kInfoMmuShift |
+      (checked_late ? kInfoAlignCheck : 0) | (kind == AccessKind::kReadWrite && is_locked() ? kInfoLocked : 0) |
+      static_cast<uint32_t>(mmu) << kInfoMmuShift |
       (insn_->has_memory ? uint32_t{isa::x86::row_info(insn_->row).memory_alignment} << kInfoAlignmentShift : 0);
   defer([this, reg, write, info, after, start, miss, done, body] {
     e_.bind32(miss);

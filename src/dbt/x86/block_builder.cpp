@@ -19,15 +19,15 @@ constexpr unsigned kMaxLength = 15;
 CpuMode cpu_mode(uint32_t word) { return static_cast<CpuMode>(word & mode::kCodeSizeMask); }
 }  // namespace
 
-BlockBuilder::BlockBuilder(Runtime& runtime, const Translator& translator, uint64_t rip, uint64_t physical,
-                           uint32_t mode)
+BlockBuilder::BlockBuilder(Runtime& runtime, const Translator& translator, const BlockRequest& request)
     : runtime_(runtime),
       translator_(translator),
       context_(runtime.context()),
-      rip_(rip),
-      physical_(physical),
-      mode_(mode),
-      page_offset_(static_cast<uint32_t>(physical & 0xfff)),
+      rip_(request.rip),
+      physical_(request.physical),
+      next_page_(request.second_page),
+      mode_(request.mode),
+      page_offset_(static_cast<uint32_t>(request.physical & 0xfff)),
       e_(runtime.cache().position(), runtime.cache().exec_delta()),
       block_(nullptr),
       offset_(page_offset_) {}
@@ -49,25 +49,26 @@ BlockBuilder::Fetch BlockBuilder::fetch(Insn& insn) {
   uint8_t bytes[16] = {};
   const auto in_page = offset_ < memory::kPageSize ? static_cast<unsigned>(memory::kPageSize - offset_) : 0u;
   if (in_page == 0) return Fetch::kStop;
-  const auto read = [this](uint64_t physical, uint8_t* out, unsigned size) {
+  const auto read = [this](uint64_t physical, unsigned part, uint8_t* out, unsigned size) {
     if (const Runtime::RamPiece* piece = runtime_.find_ram(physical); piece && piece->end - physical >= size) {
       std::memcpy(out, piece->host + (physical - piece->start), size);
       return;
     }
     one_shot_ = true;  // a device may answer differently next time
-    for (unsigned i = 0; i < size; ++i) out[i] = static_cast<uint8_t>(context_.physical->read(physical + i, 1));
+    std::memcpy(out, runtime_.device_code(part), size);
   };
   unsigned available = std::min(in_page, kMaxLength);
-  read(page + offset_, bytes, available);
+  read(page + offset_, 0, bytes, available);
   DecodeStatus status = isa::x86::decode({bytes, available}, cpu_mode(mode_), insn);
   if (status == DecodeStatus::kNeedMore && available < kMaxLength) {
     if (count_ > 0) return Fetch::kStop;  // a straddling instruction is a block of its own
-    const uint64_t linear = runtime_.linear_ip(rip_);
-    const auto second = runtime_.fetch_address(runtime_.next_page(linear));
-    if (!second) return Fetch::kNoSecondPage;
-    second_page_ = *second & ~uint64_t{0xfff};
-    runtime_.mark_code_page(second_page_);
-    read(second_page_, bytes + available, kMaxLength - available);
+    if (next_page_ == kNoPage) return Fetch::kNoSecondPage;
+    if (!runtime_.space().prepared(next_page_)) {
+      runtime_.need_page(next_page_);
+      return Fetch::kNoSecondPage;
+    }
+    second_page_ = next_page_;
+    read(second_page_, 1, bytes + available, kMaxLength - available);
     status = isa::x86::decode({bytes, kMaxLength}, cpu_mode(mode_), insn);
   }
   if (status == DecodeStatus::kOk) {
@@ -114,8 +115,9 @@ void BlockBuilder::emit_straddle_check() {
 }
 
 void BlockBuilder::emit_prologue() {
-  block_->indirect_entry = e_.exec_position();
-  e_.lea64(kScratchC, {.base = kScratchA, .displacement = -static_cast<int32_t>(page_offset_)});
+  block_->indirect_entry = e_.exec_position();  // 16-byte aligned
+  // Seven bytes whatever the displacement: one store of eight closes the entry (CodeSpace::close_entry).
+  e_.lea64_long(kScratchC, kScratchA, -static_cast<int32_t>(page_offset_));
   e_.store64(context_field(offsetof(Context, code_base)), kScratchC);
   if (mode_ & (mode::kTrap | mode::kOneInstruction)) {
     if (mode_ & mode::kTrap) e_.store8_imm(context_field(offsetof(Context, step_pending)), 1);
@@ -211,7 +213,7 @@ void BlockBuilder::emit_instruction(const Insn& insn) {
     case How::kShiftCl:
     case How::kCopyRcx:
     case How::kFlagOps: copy(insn); break;
-    case How::kNop: no_operation(insn); break;
+    case How::kNop: insn.row == RowId::PAUSE ? pause() : no_operation(insn); break;
     case How::kLea: load_effective_address(insn); break;
     case How::kBitString: bit_string(insn); break;
     case How::kMovGpr: move_gpr(insn); break;
@@ -278,11 +280,10 @@ void BlockBuilder::finish() {
   std::copy(points_.begin(), points_.end(), block_->points);
   block_->valid = !one_shot_;
   runtime_.cache().commit(e_.position());
-  runtime_.register_block(block_);
+  runtime_.space().register_block(block_);
 }
 
 Block* BlockBuilder::build() {
-  runtime_.mark_code_page(physical_ & ~uint64_t{0xfff});
   const bool single = (mode_ & (mode::kOneInstruction | mode::kTrap)) || runtime_.options().opt_level == 0;
   const unsigned limit = single ? 1 : kMaxInstructions;
   Fetch status = fetch(insns_[0]);

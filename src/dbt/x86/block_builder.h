@@ -22,7 +22,7 @@ class BlockBuilder {
  public:
   static constexpr unsigned kMaxInstructions = 48;
 
-  BlockBuilder(Runtime& runtime, const Translator& translator, uint64_t rip, uint64_t physical, uint32_t mode);
+  BlockBuilder(Runtime& runtime, const Translator& translator, const BlockRequest& request);
   Block* build();
 
  private:
@@ -51,6 +51,7 @@ class BlockBuilder {
   uint8_t emit_linear(const Insn& insn, unsigned size, AccessKind kind, int64_t extra = 0);
   uint8_t emit_segment(uint8_t reg, unsigned segment, unsigned size, AccessKind kind);
   void emit_align_check(uint8_t reg, unsigned size);
+  bool is_locked() const;     // the instruction's memory access is a locked one
   bool is_x87_store() const;  // of an access that only writes: FST and kin, which an exception may suppress
   // One access of `size` bytes at the linear address in `reg`: translated inline, `body` emits the instruction
   // with the host memory operand it is given (and is called twice: for the fast path and for the slow one).
@@ -120,6 +121,7 @@ class BlockBuilder {
   void raise_here(uint8_t vector, bool with_error_code = false);
   void interrupt_flag(const Insn& insn);
   void emit_shadow(int64_t next_offset);
+  void pause();
   void access_control(const Insn& insn);  // STAC, CLAC
   void read_tsc(const Insn& insn);
   void load_gpr(uint8_t host, unsigned gpr);  // any guest register into a host one
@@ -130,7 +132,7 @@ class BlockBuilder {
   Runtime& runtime_;
   const Translator& translator_;
   Context& context_;
-  const uint64_t rip_, physical_;
+  const uint64_t rip_, physical_, next_page_;
   const uint32_t mode_;
   const uint32_t page_offset_;
   Emitter e_;

@@ -33,7 +33,7 @@ int64_t BlockBuilder::branch_offset(const Insn& insn) const {
 
 void BlockBuilder::emit_indirect(uint32_t mode_after, int popped) {
   const uint32_t info = offset_ | static_cast<uint32_t>(popped) << kBranchPoppedShift;
-  const uint16_t slot = linkable() ? runtime_.jump_cache_slot(mode_after) : kJumpCacheSlots;
+  const uint16_t slot = linkable() ? runtime_.space().jump_slot(mode_after) : kJumpCacheSlots;
   if (slot == kJumpCacheSlots || !(mode_after & mode::kFlat)) {
     e_.mov_imm32(kScratchC, info);
     e_.jmp(runtime_.thunks().branch);

@@ -56,7 +56,7 @@ HostOpcode BlockBuilder::opcode_of(const Insn& insn) const {
   }
   code.vex_vvvv = insn.vex_vvvv;
   // With one vCPU nothing else runs guest code: the lock would only cost time. (XCHG locks by itself.)
-  code.lock = false;
+  code.lock = insn.lock && insn.has_memory && runtime_.space().smp();
   return code;
 }
 

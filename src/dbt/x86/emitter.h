@@ -106,6 +106,13 @@ class Emitter {
     u32(static_cast<uint32_t>(value));
   }
   void lea64(uint8_t to, const HostMem& mem) { op_mem({.opcode = 0x8d, .rex_w = true}, to, mem); }
+  // lea to, [base + displacement] in seven bytes, always; base is none of RSP and R12.
+  void lea64_long(uint8_t to, uint8_t base, int32_t displacement) {
+    u8(static_cast<uint8_t>(0x48 | (to >> 3) << 2 | base >> 3));
+    u8(0x8d);
+    u8(static_cast<uint8_t>(0x80 | (to & 7) << 3 | (base & 7)));
+    u32(static_cast<uint32_t>(displacement));
+  }
   void lea32(uint8_t to, const HostMem& mem) { op_mem({.opcode = 0x8d}, to, mem); }
   void movzx16(uint8_t to, uint8_t from) { op_reg({.map = 1, .opcode = 0xb7}, to, from); }
   void movzx8(uint8_t to, uint8_t from) { op_reg({.map = 1, .opcode = 0xb6, .force_rex = from >= 4}, to, from); }

@@ -68,6 +68,26 @@ void BlockBuilder::emit_shadow(int64_t next_offset) {
   e_.jmp(runtime_.thunks().dispatch);
 }
 
+// PAUSE. Where there are more vCPUs than processors, a guest that spins waits for one that cannot run while it does.
+void BlockBuilder::pause() {
+  e_.u8(0xf3);
+  e_.u8(0x90);
+  if (!runtime_.space().crowded() || !linkable()) return;
+  const HostMem left = context_field(offsetof(Context, pauses_left));
+  e_.load32(kScratchC, left);
+  uint8_t* const none = e_.jrcxz_open();
+  e_.lea32(kScratchC, {.base = kScratchC, .displacement = -1});
+  e_.store32(left, kScratchC);
+  e_.u8(0xeb);
+  uint8_t* const go = e_.position();
+  e_.u8(0);
+  e_.bind8(none);
+  e_.store8_imm(context_field(offsetof(Context, yield_wanted)), 1);
+  emit_target_ip(static_cast<int64_t>(offset_) + insn_->length);
+  e_.jmp(runtime_.thunks().dispatch);
+  e_.bind8(go);
+}
+
 void BlockBuilder::access_control(const Insn& insn) {
   if (!(mode_ & mode::kCplZero)) {
     raise_here(kInvalidOpcode);

@@ -54,17 +54,17 @@ bool offered(const cpu::CpuModel& model, std::string_view features) {
 
 }  // namespace
 
-Translator::Translator(Runtime& runtime) : runtime_(runtime) {
+Translator::Translator(const cpu::CpuModel& model) {
   facts_.resize(isa::x86::row_count());
   for (unsigned i = 0; i < isa::x86::row_count(); ++i) {
     const RowInfo& row = isa::x86::row_info(static_cast<isa::x86::RowId>(i));
-    facts_[i].offered = offered(*runtime.context().cpu_model, row.feature);
+    facts_[i].offered = offered(model, row.feature);
     facts_[i].fpu = fpu_class(row);
   }
 }
 
-Block* Translator::translate(uint64_t rip, uint64_t physical, uint32_t mode) {
-  return BlockBuilder(runtime_, *this, rip, physical, mode).build();
+Block* Translator::translate(Runtime& vcpu, const BlockRequest& request) const {
+  return BlockBuilder(vcpu, *this, request).build();
 }
 
 }  // namespace rhea::dbt

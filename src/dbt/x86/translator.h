@@ -13,6 +13,10 @@
 #include "dbt/runtime/block.h"
 #include "isa/x86/rows.h"
 
+namespace rhea::cpu {
+class CpuModel;
+}  // namespace rhea::cpu
+
 namespace rhea::dbt {
 
 class Runtime;
@@ -20,13 +24,21 @@ class Runtime;
 // How a row depends on the state of the FPU and vector units.
 enum class FpuClass : uint8_t { kNone, kX87, kWait, kMmx, kSse, kAvx, kVexGpr };
 
+// A block to be made: at `rip`, which lies at guest-physical `physical`, for mode word `mode`. `second_page`: where the
+// page after it lies, for an instruction that crosses into it; kNoPage if that page cannot be fetched.
+struct BlockRequest {
+  uint64_t rip, physical, second_page;
+  uint32_t mode;
+};
+
+// Shared by the vCPUs of a VM; translate() under the code space's lock.
 class Translator {
  public:
-  explicit Translator(Runtime& runtime);
+  explicit Translator(const cpu::CpuModel& model);
 
-  // Translates the block at `rip` (guest-physical `physical`) for mode word `mode` and registers it.
-  // nullptr if its first instruction crosses into a page that cannot be fetched now.
-  Block* translate(uint64_t rip, uint64_t physical, uint32_t mode);
+  // Translates the block on behalf of `vcpu` and registers it. nullptr if its first instruction crosses into a page
+  // that cannot be fetched, or must be prepared first (Runtime::need_page).
+  Block* translate(Runtime& vcpu, const BlockRequest& request) const;
 
   // Facts about each row for this CPU model.
   struct RowFacts {
@@ -36,7 +48,6 @@ class Translator {
   const RowFacts& facts(isa::x86::RowId row) const { return facts_[static_cast<size_t>(row)]; }
 
  private:
-  Runtime& runtime_;
   std::vector<RowFacts> facts_;
 };
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// One vCPU of the dbt engine: owns its context and runtime, sleeps while halted.
+// The dbt engine's vCPUs: each owns its context and runtime, and sleeps while halted; all share the code space.
 #include "engine/dbt/dbt_engine.h"
 
 #include <sys/mman.h>
@@ -12,6 +12,7 @@
 
 #include "base/fault_dispatcher.h"
 #include "cpu/lapic.h"
+#include "dbt/inject_bug.h"
 #include "dbt/runtime/runtime.h"
 #include "io/instruction_clock.h"
 
@@ -46,8 +47,10 @@ class ContextMapping {
 
 class DbtVcpu final : public cpu::Vcpu, private base::FaultHandler {
  public:
+  // `space` is made with the first vCPU and shared by the others.
   static Result<std::unique_ptr<DbtVcpu>> create(const cpu::EngineContext& engine, const DbtOptions& options,
-                                                 cpu::Lapic& lapic) {
+                                                 unsigned index, cpu::Lapic& lapic,
+                                                 std::shared_ptr<dbt::CodeSpace>& space) {
     auto mapping = RHEA_TRY(ContextMapping::create());
     std::unique_ptr<DbtVcpu> vcpu(new DbtVcpu(std::move(mapping), lapic, options));
     dbt::Context& c = vcpu->context();
@@ -65,7 +68,12 @@ class DbtVcpu final : public cpu::Vcpu, private base::FaultHandler {
     runtime_options.tlb_index_mask = options.tlb_index_mask;
     runtime_options.inject_bug = options.inject_bug;
     runtime_options.perf_map = options.perf_map;
-    vcpu->runtime_ = RHEA_TRY(dbt::Runtime::create(c, runtime_options));
+    runtime_options.vcpus = engine.vcpus;
+#ifdef RHEA_INJECT_BUGS
+    c.inject_bug = options.inject_bug ? options.inject_bug : dbt::injected_by_environment();
+#endif
+    if (!space) space = RHEA_TRY(dbt::CodeSpace::create(engine.memory, engine.cpu_model, runtime_options, c));
+    vcpu->runtime_ = RHEA_TRY(dbt::Runtime::create(c, space, index));
     vcpu->clock_ = options.instruction_clock ? dynamic_cast<io::InstructionClock*>(&engine.clock) : nullptr;
     if (options.instruction_clock) {
       if (!vcpu->clock_)
@@ -146,6 +154,11 @@ void DbtVcpu::request_stop() {
 bool DbtVcpu::wake_condition() {
   // A blocked NMI waits in the processor, where it does not hide interrupts.
   cpu::CpuState& state = context().state;
+  if (state.wait_for_sipi) {  // only INIT and the start-up IPI end that; the dispatcher takes them
+    const cpu::LapicEvent event = lapic_.pending();
+    return event == cpu::LapicEvent::kInit || event == cpu::LapicEvent::kSipi || event == cpu::LapicEvent::kSmi ||
+           std::atomic_ref(runtime_->stop_requested).load(std::memory_order_acquire);
+  }
   if (state.nmi_blocked && lapic_.pending() == cpu::LapicEvent::kNmi && lapic_.take_nmi()) state.nmi_pending = true;
   if (std::atomic_ref(runtime_->stop_requested).load(std::memory_order_acquire)) return true;
   switch (lapic_.pending()) {
@@ -209,7 +222,7 @@ cpu::StopReason DbtVcpu::run(uint64_t instruction_limit) {
   const bool limited = clock_ && instruction_limit;
   const uint64_t limit_end = limited ? clock_->instructions() + instruction_limit : UINT64_MAX;
   runtime_->debugger_step = single_step_;
-  if (c.state.halted) {
+  if (c.state.halted || c.state.wait_for_sipi) {
     if (!limited)
       wait_while_halted();
     else if (!halt_in_limited_run())
@@ -279,13 +292,14 @@ class DbtEngine final : public cpu::Engine {
   DbtEngine(const cpu::EngineContext& context, const DbtOptions& options) : context_(context), options_(options) {}
   std::string_view name() const override { return "dbt"; }
   Result<std::unique_ptr<cpu::Vcpu>> create_vcpu(unsigned index, cpu::Lapic& lapic) override {
-    if (index > 0) return fail(ErrorCode::kUnsupported, "the dbt engine runs one vCPU for now");
-    return DbtVcpu::create(context_, options_, lapic);
+    if (index >= context_.vcpus) return fail(ErrorCode::kInvalidArgument, "more vCPUs than the engine was made for");
+    return DbtVcpu::create(context_, options_, index, lapic, space_);
   }
 
  private:
   cpu::EngineContext context_;
   DbtOptions options_;
+  std::shared_ptr<dbt::CodeSpace> space_;
 };
 
 }  // namespace
