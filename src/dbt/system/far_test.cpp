@@ -12,7 +12,6 @@ namespace rhea::dbt {
 namespace {
 
 namespace rf = cpu::rflags;
-using cpu::Gpr;
 
 constexpr uint16_t kFree = FakeMachine::kFreeSelector;
 

@@ -6,7 +6,6 @@
 
 namespace rhea::dbt {
 
-using isa::x86::OperandKind;
 using isa::x86::RowId;
 
 bool BlockBuilder::linkable() const {
