@@ -388,6 +388,28 @@ void Runtime::settle_trap(isa::x86::RowId row) {
   }
 }
 
+namespace {
+
+// After these, code that another processor has written before is what runs. [SDM-3A 8.3]
+bool serialises(isa::x86::RowId row) {
+  using isa::x86::RowId;
+  switch (row) {
+    case RowId::CPUID:
+    case RowId::INVLPG:
+    case RowId::INVPCID:
+    case RowId::INVD:
+    case RowId::WBINVD:
+    case RowId::WRMSR:
+    case RowId::LGDT:
+    case RowId::LIDT:
+    case RowId::LLDT:
+    case RowId::LTR: return true;
+    default: return false;  // moves to control registers, IRET and RSM end their block anyway
+  }
+}
+
+}  // namespace
+
 ThunkResult Runtime::run_system(const InsnRecord* record, uint64_t) {
   Context& c = context_;
   ++counters_.system_calls;
@@ -405,7 +427,7 @@ ThunkResult Runtime::run_system(const InsnRecord* record, uint64_t) {
   settle_trap(record->insn.row);
   switch (*next) {
     case Next::kContinue:
-      if (!c.code_invalidated && !c.step_pending && !std::atomic_ref(c.exit_request).load(std::memory_order_relaxed) &&
+      if (!c.code_invalidated && !c.step_pending && !(space_->smp() && serialises(record->insn.row)) && !std::atomic_ref(c.exit_request).load(std::memory_order_relaxed) &&
           !(c.interrupt_flag && std::atomic_ref(c.irq_pending).load(std::memory_order_relaxed)))
         return {kActionContinue, 0};
       return dispatch();
