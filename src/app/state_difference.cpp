@@ -125,6 +125,7 @@ std::vector<std::string> state_differences(const CpuState& a, const CpuState& b)
                     {"kvm_poll_control", &CpuState::kvm_poll_control}};
   for (const auto& [name, field] : kRegisters) out.value(name, a.*field, b.*field);
   out.values("dr", a.dr, b.dr);
+  out.values("pdpte", a.pdpte, b.pdpte);
   out.values("mtrr_fixed", a.mtrr_fixed, b.mtrr_fixed);
   out.values("mtrr_base", a.mtrr_base, b.mtrr_base);
   out.values("mtrr_mask", a.mtrr_mask, b.mtrr_mask);
@@ -133,6 +134,7 @@ std::vector<std::string> state_differences(const CpuState& a, const CpuState& b)
   out.value("nmi_blocked", a.nmi_blocked, b.nmi_blocked);
   out.value("nmi_pending", a.nmi_pending, b.nmi_pending);
   out.value("halted", a.halted, b.halted);
+  out.value("debug_pending", a.debug_pending, b.debug_pending);
   compare_vectors(out, a, b);
   return out.lines;
 }

@@ -72,6 +72,8 @@ struct CpuState {
   DescriptorTable gdtr, idtr;
   uint64_t cr0 = 0, cr2 = 0, cr3 = 0, cr4 = 0, efer = 0, xcr0 = 1;
   std::array<uint64_t, 8> dr{};
+  // PAE's page-directory pointers as CR3 was last loaded; all zero: not known, memory has them. [SDM-3A 4.4.1]
+  std::array<uint64_t, 4> pdpte{};
 
   // MSRs
   uint64_t star = 0, lstar = 0, cstar = 0, sfmask = 0, kernel_gs_base = 0;
@@ -93,6 +95,7 @@ struct CpuState {
   bool nmi_pending = false;
   bool halted = false;
   bool wait_for_sipi = false;  // after INIT, on every processor but the bootstrap one; nothing runs until a SIPI
+  uint32_t debug_pending = 0;  // bits of DR6 that a #DB trap at the next instruction boundary will report
 
   alignas(64) std::array<std::byte, kXsaveAreaBytes> xsave{};
 

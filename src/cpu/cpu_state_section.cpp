@@ -75,6 +75,7 @@ void describe_cpu(Archive& archive, auto& self) {
   archive.field("efer", self.efer);
   archive.field("xcr0", self.xcr0);
   archive.field("dr", self.dr);
+  archive.field_since(3, "pdpte", self.pdpte);
   archive.section("msr", 1, [&](auto& nested) { describe_msrs(nested, self); });
   archive.field("sti_shadow", self.sti_shadow);
   archive.field("mov_ss_shadow", self.mov_ss_shadow);
@@ -82,6 +83,7 @@ void describe_cpu(Archive& archive, auto& self) {
   archive.field("nmi_pending", self.nmi_pending);
   archive.field("halted", self.halted);
   archive.field_since(2, "wait_for_sipi", self.wait_for_sipi);
+  archive.field_since(3, "debug_pending", self.debug_pending);
   archive.field("xsave", self.xsave);
 }
 
@@ -118,6 +120,8 @@ void check_state(state::StateReader& reader, const CpuModel& model, const CpuSta
                   "RFLAGS has reserved bits set");
   uint64_t cr3_limit = uint64_t{1} << model.physical_address_bits();
   reader.validate(state.cr3 < cr3_limit, "CR3 is beyond physical memory");
+  constexpr uint32_t kDr6Traps = 0xc00f;
+  reader.validate((state.debug_pending & ~kDr6Traps) == 0, "a debug trap is pending that DR6 has no bit for");
   uint64_t allowed_xcr0 = model.supported_xcr0() | 1;
   reader.validate((state.xcr0 & 1) && (state.xcr0 & ~allowed_xcr0) == 0 && ((state.xcr0 & 4) == 0 || (state.xcr0 & 2)),
                   "XCR0 enables state that the CPU model lacks");

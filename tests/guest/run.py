@@ -42,6 +42,7 @@ GUESTS = [
     Guest("features"),
     Guest("smc"),
     Guest("strings"),
+    Guest("tasks"),
     Guest("triple", rhea_status=3, qemu_status=0),  # QEMU: a reset, under -no-reboot
 ]
 

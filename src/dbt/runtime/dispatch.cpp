@@ -2,10 +2,13 @@
 // The dispatcher: finds or makes the block for state.rip, takes requests and interrupts in between.
 //
 // General registers only: runs with the guest's vector registers in place.
+#include <utility>
+
 #include "cpu/lapic.h"
 #include "dbt/inject_bug.h"
 #include "dbt/runtime/entry_points.h"
 #include "dbt/runtime/runtime.h"
+#include "dbt/system/debug_registers.h"
 #include "io/instruction_clock.h"
 #include "isa/x86/rows.h"
 
@@ -162,20 +165,22 @@ bool Runtime::handle_requests(ThunkResult& result) {
   return false;
 }
 
-// The single-step trap of the instruction just finished. True: leave with `result`.
+// The debug traps of the instruction just finished: single step, data and I/O breakpoints, a task switch. True: leave
+// with `result`.
 bool Runtime::take_trap(ThunkResult& result) {
   Context& c = context_;
-  c.step_pending = 0;
-  if (step_guest_) {  // TF as it was when the instruction began
-    step_guest_ = false;
+  uint32_t bits = std::exchange(c.state.debug_pending, 0);
+  const bool stepped = std::exchange(c.step_pending, 0);
+  if (stepped && std::exchange(step_guest_, false)) bits |= kDr6SingleStep;  // TF as it was when the instruction began
+  if (bits) {
     ++counters_.exceptions;
-    if (deliver_exception(c, Exception{.vector = kDebugException, .dr6_bits = 0x4000}) == Next::kShutdown) {
+    if (deliver_exception(c, Exception{.vector = kDebugException, .dr6_bits = bits}) == Next::kShutdown) {
       result = leave(ExitReason::kShutdown);
       return true;
     }
   }
-  if (debugger_step) result = leave(ExitReason::kDebug);
-  return debugger_step;
+  if (stepped && debugger_step) result = leave(ExitReason::kDebug);
+  return stepped && debugger_step;
 }
 
 // True once for each arrival at a breakpoint: the next call lets the instruction run.
@@ -240,7 +245,8 @@ ThunkResult Runtime::dispatch() {
     ++counters_.dispatches;
     if (exclusive_ || c.yield_wanted) [[unlikely]]
       settle_previous();
-    if (c.step_pending && take_trap(result)) [[unlikely]]
+    // MOV SS and POP SS hold all of them off for one instruction. [SDM-3A 6.8.3]
+    if ((c.step_pending || c.state.debug_pending) && !c.state.mov_ss_shadow && take_trap(result)) [[unlikely]]
       return result;
     const bool shadow = c.state.sti_shadow || (c.state.mov_ss_shadow && !injected(c, 47));
     const bool requested = std::atomic_ref(c.exit_request).load(std::memory_order_acquire) ||
@@ -330,6 +336,7 @@ ThunkResult Runtime::dispatch_branch(uint64_t rip, uint32_t info) {
 ThunkResult Runtime::resume_with(const Exception& exception) {
   ++counters_.exceptions;
   context_.step_pending = 0;
+  context_.state.debug_pending = 0;
   context_.state.rip = mask_ip(context_.state.rip, mode::current(context_));
   if (deliver_exception(context_, exception) == Next::kShutdown) return leave(ExitReason::kShutdown);
   return dispatch();

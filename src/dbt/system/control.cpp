@@ -16,25 +16,9 @@ constexpr uint64_t kCr0Writable =
 constexpr uint64_t kCr3NoFlush = uint64_t{1} << 63;
 constexpr uint64_t kDr6Fixed = 0xffff0ff0, kDr6Writable = 0xe00f;
 constexpr uint64_t kDr7Fixed = 0x400, kDr7Writable = 0xffff2bff;
-constexpr uint64_t kDr7GeneralDetect = 1 << 13;
 
 uint64_t physical_reserved(const Context& context) {
   return ~uint64_t{0} << context.cpu_model->physical_address_bits();
-}
-
-// The four PDPTEs are loaded, and checked, with CR3 and when PAE paging is turned on. [SDM-3A 4.4.1]
-Fallible<void> check_pdptes(Context& context, uint64_t cr3) {
-  uint64_t reserved = physical_reserved(context) | 0x1e6;
-  for (unsigned i = 0; i < 4; ++i) {
-    uint64_t entry = 0;
-    read_physical(context, (cr3 & 0xffffffe0) + i * 8, &entry, 8);
-    if ((entry & 1) && (entry & reserved)) return gp0();
-  }
-  return {};
-}
-
-bool pae_paging(uint64_t cr0, uint64_t cr4, uint64_t efer) {
-  return (cr0 & c0::kPg) && (cr4 & c4::kPae) && !(efer & cpu::efer::kLma);
 }
 
 void flush_all(Context& context) { flush_tlb(context, {.kind = FlushRequest::Kind::kAll}); }
@@ -55,14 +39,14 @@ Fallible<Next> write_cr0(Context& context, uint64_t value) {
         if (state.segment[cpu::kTr].usable() && state.segment[cpu::kTr].type() == kTss16Busy) return gp0();
         efer |= cpu::efer::kLma;
       } else if (pae_paging(value, state.cr4, efer)) {
-        GUEST_TRY(check_pdptes(context, state.cr3));
+        state.pdpte = GUEST_TRY(read_pdptes(context, state.cr3));
       }
     } else {
       if (state.code64() || (state.cr4 & c4::kPcide)) return gp0();
       efer &= ~cpu::efer::kLma;
     }
   } else if (pae_paging(value, state.cr4, efer) && (changed & (c0::kCd | c0::kNw))) {
-    GUEST_TRY(check_pdptes(context, state.cr3));
+    state.pdpte = GUEST_TRY(read_pdptes(context, state.cr3));
   }
   state.cr0 = value;
   state.efer = efer;
@@ -79,7 +63,7 @@ Fallible<Next> write_cr3(Context& context, uint64_t value) {
     if (value & physical_reserved(context)) return gp0();
   } else {
     value &= 0xffffffff;
-    if (pae_paging(state.cr0, state.cr4, state.efer)) GUEST_TRY(check_pdptes(context, value));
+    if (pae_paging(state)) state.pdpte = GUEST_TRY(read_pdptes(context, value));
   }
   // The TLB holds one address space: what is kept is only what the same CR3 already filled.
   bool same = value == state.cr3;
@@ -96,7 +80,7 @@ Fallible<Next> write_cr4(Context& context, uint64_t value) {
   if ((changed & value & c4::kPcide) && (!state.long_mode_active() || (state.cr3 & 0xfff))) return gp0();
   constexpr uint64_t kPaging = c4::kPae | c4::kPse | c4::kPge | c4::kSmep | c4::kSmap | c4::kPcide;
   if ((changed & (c4::kPae | c4::kPse | c4::kPge | c4::kSmep)) && pae_paging(state.cr0, value, state.efer))
-    GUEST_TRY(check_pdptes(context, state.cr3));
+    state.pdpte = GUEST_TRY(read_pdptes(context, state.cr3));
   state.cr4 = value;
   if (changed & kPaging) flush_all(context);
   return Next::kDispatch;
@@ -146,6 +130,17 @@ bool valid_xcr0(const Context& context, uint64_t value) {
 
 }  // namespace
 
+// They are loaded, and checked, with CR3 and when PAE paging is turned on or what it depends on changes.
+Fallible<std::array<uint64_t, 4>> read_pdptes(Context& context, uint64_t cr3) {
+  uint64_t reserved = physical_reserved(context) | 0x1e6;
+  std::array<uint64_t, 4> entries{};
+  for (unsigned i = 0; i < 4; ++i) {
+    read_physical(context, (cr3 & 0xffffffe0) + i * 8, &entries[i], 8);
+    if ((entries[i] & 1) && (entries[i] & reserved)) return gp0();
+  }
+  return entries;
+}
+
 namespace op {
 
 RHEA_SYSTEM_FUNCTION(mov_cr) {
@@ -176,7 +171,7 @@ RHEA_SYSTEM_FUNCTION(mov_dr) {
   }
   GUEST_TRY(require_cpl0(context));
   if (state.dr[7] & kDr7GeneralDetect)
-    return std::unexpected(Exception{.vector = kDebugException, .dr6_bits = 1 << 13});
+    return std::unexpected(Exception{.vector = kDebugException, .dr6_bits = kDr6GeneralDetect});
   if (!to_dr) {
     uint64_t value = state.dr[index];
     if (index == 6) value = kDr6Fixed | (value & kDr6Writable);

@@ -154,15 +154,17 @@ RHEA_SYSTEM_FUNCTION(ltr) {
   GUEST_TRY(require_cpl0(context));
   auto selector = static_cast<uint16_t>(GUEST_TRY(read_operand(context, insn, insn.operands[0], 2)));
   if (is_null(selector)) return gp0();
-  Descriptor descriptor = GUEST_TRY(read_system_descriptor(context, selector));
-  unsigned type = descriptor.type();
-  bool available = type == kTss32Available || (type == kTss16Available && !context.state.long_mode_active());
-  if (!descriptor.is_system() || !available) return raise(kGeneralProtection, selector_error(selector));
-  if (!descriptor.present()) return raise(kSegmentNotPresent, selector_error(selector));
-  GUEST_TRY(system_segment(context, descriptor));
-  GUEST_TRY(set_descriptor_type_bits(context, descriptor, 2));
-  context.state.segment[cpu::kTr] = GUEST_TRY(system_segment(context, descriptor));
-  return finish(context, insn);
+  for (;;) {  // again if another processor has changed the descriptor, perhaps to busy
+    Descriptor descriptor = GUEST_TRY(read_system_descriptor(context, selector));
+    unsigned type = descriptor.type();
+    bool available = type == kTss32Available || (type == kTss16Available && !context.state.long_mode_active());
+    if (!descriptor.is_system() || !available) return raise(kGeneralProtection, selector_error(selector));
+    if (!descriptor.present()) return raise(kSegmentNotPresent, selector_error(selector));
+    GUEST_TRY(system_segment(context, descriptor));
+    if (!GUEST_TRY(replace_descriptor_type(context, descriptor, type | 2))) continue;
+    context.state.segment[cpu::kTr] = GUEST_TRY(system_segment(context, descriptor));
+    return finish(context, insn);
+  }
 }
 
 RHEA_SYSTEM_FUNCTION(lar) { return describe(context, insn, false); }

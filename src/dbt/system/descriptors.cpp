@@ -31,20 +31,52 @@ Fallible<void> read_descriptor_high(Context& context, Descriptor& descriptor) {
   return {};
 }
 
-Fallible<void> set_descriptor_type_bits(Context& context, Descriptor& descriptor, unsigned bits) {
-  if ((descriptor.type() & bits) == bits) return {};
+namespace {
+
+// The byte of a descriptor that holds its type, in RAM and writable; null elsewhere, where writes mean nothing.
+struct AccessByte {
+  uint8_t* host = nullptr;
+  uint64_t physical = 0;
+};
+Fallible<AccessByte> access_byte(Context& context, const Descriptor& descriptor) {
   uint64_t linear = wrap_linear(context, descriptor.linear + 5);
   Translation target = GUEST_TRY(translate(context, linear, Access::kWrite, MmuIndex::kSupervisor));
-  if (std::byte* host = ram_pointer(context, target.physical, 1)) {
-    // Other processors may set their own bits: a locked OR, as the bus does it. [SDM-3A 8.1.2.1]
-    __atomic_fetch_or(reinterpret_cast<uint8_t*>(host), static_cast<uint8_t>(bits), __ATOMIC_SEQ_CST);
-    note_store(context, target.physical, 1);
-  } else {
-    uint8_t byte = static_cast<uint8_t>((descriptor.low >> 40) | bits);
-    write_physical(context, target.physical, &byte, 1);
-  }
+  return AccessByte{reinterpret_cast<uint8_t*>(ram_pointer(context, target.physical, 1)), target.physical};
+}
+
+}  // namespace
+
+// Other processors may set their own bits: locked operations, as on the bus. [SDM-3A 8.1.2.1]
+Fallible<void> set_descriptor_type_bits(Context& context, Descriptor& descriptor, unsigned bits) {
+  if ((descriptor.type() & bits) == bits) return {};
+  AccessByte byte = GUEST_TRY(access_byte(context, descriptor));
   descriptor.low |= uint64_t{bits} << 40;
+  if (byte.host == nullptr) return {};
+  __atomic_fetch_or(byte.host, static_cast<uint8_t>(bits), __ATOMIC_SEQ_CST);
+  note_store(context, byte.physical, 1);
   return {};
+}
+
+Fallible<void> clear_descriptor_type_bits(Context& context, Descriptor& descriptor, unsigned bits) {
+  AccessByte byte = GUEST_TRY(access_byte(context, descriptor));
+  descriptor.low &= ~(uint64_t{bits} << 40);
+  if (byte.host == nullptr) return {};
+  __atomic_fetch_and(byte.host, static_cast<uint8_t>(~bits), __ATOMIC_SEQ_CST);
+  note_store(context, byte.physical, 1);
+  return {};
+}
+
+Fallible<bool> replace_descriptor_type(Context& context, Descriptor& descriptor, unsigned type) {
+  AccessByte byte = GUEST_TRY(access_byte(context, descriptor));
+  auto old_byte = static_cast<uint8_t>(descriptor.low >> 40);
+  auto new_byte = static_cast<uint8_t>((old_byte & 0xf0) | type);
+  if (byte.host != nullptr) {
+    if (!__atomic_compare_exchange_n(byte.host, &old_byte, new_byte, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
+      return false;
+    note_store(context, byte.physical, 1);
+  }
+  descriptor.low = (descriptor.low & ~(uint64_t{0xff} << 40)) | uint64_t{new_byte} << 40;
+  return true;
 }
 
 Segment to_segment(const Descriptor& descriptor, uint16_t selector) {
@@ -67,6 +99,10 @@ Segment flat_data_segment(uint16_t selector, unsigned dpl) {
 
 Segment null_stack_segment(uint16_t selector) {
   return Segment{.base = 0, .limit = 0, .selector = selector, .attributes = static_cast<uint16_t>((selector & 3) << 5)};
+}
+
+Segment v86_segment(uint16_t selector) {
+  return Segment{.base = uint64_t{selector} << 4, .limit = 0xffff, .selector = selector, .attributes = 0xf3};
 }
 
 Fallible<CodeTarget> real_mode_target(Context& context, uint16_t selector, uint64_t offset) {

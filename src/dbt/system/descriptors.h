@@ -62,14 +62,21 @@ Fallible<Descriptor> read_descriptor(Context& context, uint16_t selector, uint8_
                                      uint32_t ext = 0);
 // Reads the second half of a 16-byte system descriptor (long mode).
 Fallible<void> read_descriptor_high(Context& context, Descriptor& descriptor);
-// Sets type bits in a descriptor in memory (accessed, busy) unless they are set.
+// Sets type bits in a descriptor in memory (accessed) unless they are set, or clears them (busy); atomically.
 Fallible<void> set_descriptor_type_bits(Context& context, Descriptor& descriptor, unsigned bits);
+Fallible<void> clear_descriptor_type_bits(Context& context, Descriptor& descriptor, unsigned bits);
+// Changes the type of a descriptor as one step for all processors; false, and no change, if its access byte is no
+// longer what was read. A TSS becomes busy this way. [SDM-3A 8.1.2.1]
+Fallible<bool> replace_descriptor_type(Context& context, Descriptor& descriptor, unsigned type);
 cpu::Segment to_segment(const Descriptor& descriptor, uint16_t selector);
 // The flat segments that SYSCALL, SYSENTER and their returns load.
 cpu::Segment flat_code_segment(uint16_t selector, unsigned dpl, bool long_mode);
 cpu::Segment flat_data_segment(uint16_t selector, unsigned dpl);
 // The null SS of 64-bit mode: unusable, but it carries the CPL.
 cpu::Segment null_stack_segment(uint16_t selector);
+
+// Any segment register in virtual-8086 mode. [SDM-3B 20.1.1]
+cpu::Segment v86_segment(uint16_t selector);
 
 // What a code segment must be before control goes to it; limit and presence of the descriptor are checked.
 struct CodeTarget {

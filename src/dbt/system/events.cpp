@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Delivery of exceptions and interrupts through the IVT or IDT, up to the double and the triple fault.
 //
-// Spec: SDM-3A chapter 6, SDM-2A INT n. A task gate would need the hardware task switch, which is not
-// implemented: the VM stops with a message. Registers change only after everything that can fault is done.
+// Spec: SDM-3A chapter 6, SDM-2A INT n. Registers change only after everything that can fault is done; a task gate
+// alone may leave an exception that belongs to the new task.
 #include "dbt/system/internal.h"
+#include "dbt/system/task_switch.h"
 
 namespace rhea::dbt {
 
@@ -196,7 +197,14 @@ Fallible<Next> deliver(Context& context, const Event& event) {
   if (!context.state.protected_mode()) return deliver_real(context, event);
   Descriptor gate = GUEST_TRY(read_gate(context, event));
   if (context.state.long_mode_active()) return deliver_long(context, event, gate);
-  if (gate.type() == kTaskGate) return unsupported(context, "an interrupt through a task gate (hardware task switch)");
+  if (gate.type() == kTaskGate)
+    return switch_task(context, {.selector = gate.gate_selector(),
+                                 .cause = TaskSwitchCause::kEvent,
+                                 .saved_rip = event.return_rip,
+                                 .saved_flags = event.pushed_flags,
+                                 .ext = event.ext(),
+                                 .has_error_code = event.has_error_code,
+                                 .error_code = event.error_code});
   return deliver_protected(context, event, gate);
 }
 
@@ -272,10 +280,7 @@ Next deliver_with_faults(Context& context, Event event, FaultClass first) {
 
 Next deliver_exception(Context& context, const Exception& exception) {
   if (exception.vector == kPageFault) context.state.cr2 = exception.address;
-  if (exception.vector == kDebugException) {
-    context.state.dr[6] |= exception.dr6_bits;
-    context.state.dr[7] &= ~uint64_t{1 << 13};  // GD
-  }
+  if (exception.vector == kDebugException) report_debug_exception(context, exception.dr6_bits);
   Event event{
       .vector = exception.vector, .has_error_code = exception.has_error_code, .error_code = exception.error_code};
   event.return_rip = context.state.rip;
@@ -314,7 +319,7 @@ RHEA_SYSTEM_FUNCTION(into) {
 RHEA_SYSTEM_FUNCTION(int1) {
   uint64_t own = context.state.rip;
   context.state.rip = next_rip(context, insn);
-  context.state.dr[7] &= ~uint64_t{1 << 13};
+  context.state.dr[7] &= ~kDr7GeneralDetect;
   Event event{.vector = kDebugException, .return_rip = context.state.rip, .pushed_flags = context.rflags()};
   Fallible<Next> result = deliver(context, event);
   if (!result) context.state.rip = own;

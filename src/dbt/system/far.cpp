@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Far JMP and CALL: real mode, direct, and through call gates. [SDM-2A JMP, CALL] [SDM-3A 5.8]
-//
-// Not implemented: task gates and TSS descriptors outside long mode (the VM stops with a message).
 #include "dbt/system/internal.h"
+#include "dbt/system/task_switch.h"
 
 namespace rhea::dbt {
 
@@ -149,6 +148,22 @@ Fallible<Next> transfer_gate(Context& context, const Insn& insn, Descriptor& gat
   return Next::kDispatch;
 }
 
+// Straight to a TSS or through a task gate. [SDM-2A JMP, CALL]
+Fallible<Next> transfer_task(Context& context, const Insn& insn, const Descriptor& descriptor, bool call) {
+  uint32_t error = selector_error(descriptor.selector);
+  if (descriptor.dpl() < context.state.cpl() || descriptor.dpl() < (descriptor.selector & 3u))
+    return raise(kGeneralProtection, error);
+  TaskSwitch request{.selector = descriptor.selector,
+                     .cause = call ? TaskSwitchCause::kCall : TaskSwitchCause::kJump,
+                     .saved_rip = next_rip(context, insn),
+                     .saved_flags = context.rflags()};
+  if (descriptor.type() == kTaskGate) {
+    if (!descriptor.present()) return raise(kSegmentNotPresent, error);
+    request.selector = descriptor.gate_selector();
+  }
+  return switch_task(context, request);
+}
+
 Fallible<Next> transfer(Context& context, const Insn& insn, bool call) {
   FarPointer pointer = GUEST_TRY(far_pointer(context, insn));
   if (real_or_v86(context)) return transfer_real(context, insn, pointer, call);
@@ -170,7 +185,7 @@ Fallible<Next> transfer(Context& context, const Insn& insn, bool call) {
     if (type == kCallGate32 || (type == kCallGate16 && !long_mode))
       return transfer_gate(context, insn, descriptor, call);
     bool task = type == kTaskGate || type == kTss16Available || type == kTss32Available;
-    if (task && !long_mode) return unsupported(context, "a far JMP or CALL to a task (hardware task switch)");
+    if (task && !long_mode) return transfer_task(context, insn, descriptor, call);
   }
   return raise(kGeneralProtection, selector_error(pointer.selector));
 }

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Far RET and IRET in every mode. [SDM-2B RET] [SDM-2A IRET]
-//
-// Not implemented: IRET with NT set outside long mode (return to the previous task): the VM stops with a message.
 #include "dbt/system/internal.h"
+#include "dbt/system/task_switch.h"
 
 namespace rhea::dbt {
 
@@ -150,10 +149,6 @@ Fallible<Next> iret_real(Context& context, unsigned size) {
   return Next::kDispatch;
 }
 
-Segment v86_segment(uint16_t selector) {
-  return Segment{.base = uint64_t{selector} << 4, .limit = 0xffff, .selector = selector, .attributes = 0xf3};
-}
-
 // The frame holds ESP, SS, ES, DS, FS and GS above EFLAGS. [SDM-3B 21.2.3]
 Fallible<Next> iret_to_v86(Context& context, StackCursor& stack, uint64_t rip, uint16_t selector, uint64_t flags) {
   uint64_t popped[6];
@@ -200,6 +195,16 @@ Fallible<Next> iret_protected(Context& context, unsigned size) {
   return Next::kDispatch;
 }
 
+// IRET with NT set goes to the task that the current TSS links to. [SDM-2A IRET]
+Fallible<Next> return_to_task(Context& context, const Insn& insn) {
+  const Segment& tss = context.state.segment[cpu::kTr];
+  auto link = static_cast<uint16_t>(GUEST_TRY(read_linear(context, tss.base, 2, MmuIndex::kSupervisor)));
+  return switch_task(context, {.selector = link,
+                               .cause = TaskSwitchCause::kReturn,
+                               .saved_rip = next_rip(context, insn),
+                               .saved_flags = context.rflags()});
+}
+
 }  // namespace
 
 namespace op {
@@ -214,11 +219,11 @@ RHEA_SYSTEM_FUNCTION(iret) {
   cpu::CpuState& state = context.state;
   if (state.protected_mode() && state.virtual8086() && (state.rflags & rf::kIopl) != rf::kIopl) return gp0();
   bool real = real_or_v86(context);
-  if (!real && (state.rflags & rf::kNt)) {
-    if (state.long_mode_active()) return gp0();
-    return unsupported(context, "IRET with NT set (hardware task switch)");
-  }
-  Fallible<Next> result = real ? iret_real(context, insn.operand_size) : iret_protected(context, insn.operand_size);
+  bool nested = !real && (state.rflags & rf::kNt);
+  if (nested && state.long_mode_active()) return gp0();
+  Fallible<Next> result = nested ? return_to_task(context, insn)
+                          : real ? iret_real(context, insn.operand_size)
+                                 : iret_protected(context, insn.operand_size);
   if (result) state.nmi_blocked = false;
   return result;
 }

@@ -4,9 +4,11 @@
 // Everything here runs with the guest's vector registers live: no floating point, no libc.
 #pragma once
 
+#include <array>
 #include <cstdint>
 
 #include "cpu/cpu_model.h"
+#include "dbt/system/debug_registers.h"
 #include "dbt/system/descriptors.h"
 #include "dbt/system/system.h"
 #include "isa/x86/insn.h"
@@ -142,8 +144,13 @@ inline void set_code(Context& context, const cpu::Segment& segment, uint64_t rip
   context.state.segment[cpu::kCs] = segment;
   context.state.rip = rip;
 }
-// Stops the VM with one line of explanation: the guest asked for something that this engine does not do.
-Next unsupported(Context& context, const char* what);
+// PAE paging outside long mode keeps its four page-directory pointers in the processor. [SDM-3A 4.4.1]
+inline bool pae_paging(uint64_t cr0, uint64_t cr4, uint64_t efer) {
+  return (cr0 & cpu::cr0::kPg) && (cr4 & cpu::cr4::kPae) && !(efer & cpu::efer::kLma);
+}
+inline bool pae_paging(const cpu::CpuState& state) { return pae_paging(state.cr0, state.cr4, state.efer); }
+// The pointers that CR3 names; #GP(0) if one has reserved bits set (control.cpp).
+Fallible<std::array<uint64_t, 4>> read_pdptes(Context& context, uint64_t cr3);
 // The time stamp counter as RDTSC gives it.
 uint64_t guest_tsc(Context& context);
 uint32_t apic_id(Context& context);

@@ -2,8 +2,6 @@
 // Short system instructions: TLB and cache maintenance, IF, AC, HLT, bases, time stamps, CPUID, hypercalls.
 #include "dbt/system/internal.h"
 
-#include <fmt/core.h>
-
 #include "cpu/lapic.h"
 
 namespace rhea::dbt {
@@ -77,14 +75,6 @@ uint32_t apic_id(Context& context) {
     }
   });
   return static_cast<uint32_t>(id);
-}
-
-Next unsupported(Context& context, const char* what) {
-  with_vectors_saved(context, [&] {
-    fmt::print(stderr, "rhea: the guest used {}, which the dbt engine does not implement (RIP {:#x})\n", what,
-               context.state.rip);
-  });
-  return Next::kShutdown;
 }
 
 namespace op {

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The guest's page tables: 32-bit, PAE and 4-level walks with all permission and reserved-bit checks.
 //
-// Spec: SDM-3A chapter 4. PAE's four PDPTEs are read from memory at each walk, not kept from the last load of
-// CR3; that differs only for software that changes them without reloading CR3. Reads of page tables outside
-// RAM and ROM find entries that are not present. LA57 is not offered.
+// Spec: SDM-3A chapter 4. Reads of page tables outside RAM and ROM find entries that are not present. LA57 is not
+// offered.
 #include "dbt/system/internal.h"
 
 namespace rhea::dbt {
@@ -65,6 +64,18 @@ uint64_t physical_mask(const Context& context) {
   return (uint64_t{1} << context.cpu_model->physical_address_bits()) - 1;
 }
 
+// A page-directory pointer as the processor holds it. With none of them known (the state was saved before they were
+// kept, or by hand) memory has them. [SDM-3A 4.4.1]
+bool read_pdpte(const Context& context, TableReader& tables, unsigned index, uint64_t& value) {
+  const std::array<uint64_t, 4>& held = context.state.pdpte;
+  value = held[index];
+  if (held[0] | held[1] | held[2] | held[3]) return true;
+  Step pointer;
+  if (!tables.read((context.state.cr3 & 0xffffffe0) + index * 8, 8, pointer)) return false;
+  value = pointer.value;
+  return true;
+}
+
 // Levels 4 to 1 of long mode, or 2 to 1 below a PAE PDPTE. [SDM-3A 4.4, 4.5]
 WalkStatus walk_wide(const Context& context, uint64_t linear, Walk& walk) {
   TableReader tables(context);
@@ -76,11 +87,10 @@ WalkStatus walk_wide(const Context& context, uint64_t linear, Walk& walk) {
   uint64_t table = context.state.cr3 & address_mask;
   if (!context.state.long_mode_active()) {
     reserved |= 0x7ff0000000000000;
-    Step pointer;
-    if (!tables.read((context.state.cr3 & 0xffffffe0) + ((linear >> 30) & 3) * 8, 8, pointer) ||
-        !(pointer.value & kPtePresent))
+    uint64_t pointer = 0;
+    if (!read_pdpte(context, tables, (linear >> 30) & 3, pointer) || !(pointer & kPtePresent))
       return WalkStatus::kNotPresent;
-    table = pointer.value & address_mask;
+    table = pointer & address_mask;
     level = 2;
   }
   for (;; --level) {

@@ -2,6 +2,7 @@
 # Sources of the guest processor's system semantics; included by src/dbt/CMakeLists.txt.
 set(RHEA_DBT_SYSTEM_SOURCES
   system/control.cpp
+  system/debug_registers.cpp
   system/descriptor_tables.cpp
   system/descriptors.cpp
   system/events.cpp
@@ -21,6 +22,7 @@ set(RHEA_DBT_SYSTEM_SOURCES
   system/stack.cpp
   system/state_instructions.cpp
   system/strings.cpp
+  system/task_switch.cpp
   system/x87_environment.cpp
 )
 set(RHEA_DBT_SYSTEM_TESTS
@@ -35,6 +37,7 @@ set(RHEA_DBT_SYSTEM_TESTS
   system/strings_test.cpp
   system/system_fuzz.cpp
   system/system_stress_test.cpp
+  system/task_switch_test.cpp
 )
 
 # These run while the guest's vector registers are live: besides -mgeneral-regs-only (set by rhea_module),
