@@ -54,9 +54,11 @@ void reset_by_init(CpuState& state) {
   state.cr0 = (state.cr0 & (cr0::kCd | cr0::kNw)) | cr0::kEt;
   state.cr2 = state.cr3 = state.cr4 = state.efer = 0;
   state.dr = {};
+  state.pdpte = {};
   state.kvm_system_time = state.kvm_async_pf = state.kvm_steal_time = state.kvm_pv_eoi = 0;
   state.sti_shadow = state.mov_ss_shadow = state.nmi_blocked = state.nmi_pending = false;
   state.halted = state.wait_for_sipi = false;
+  state.debug_pending = 0;
   reset_registers(state);
 }
 

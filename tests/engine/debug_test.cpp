@@ -94,5 +94,36 @@ TEST_P(DebugTest, DebugRegistersReadBack) {
   EXPECT_EQ(guest.state().dr[0], 0xffff800012345678u);
 }
 
+// The guest's own breakpoints, in a loop that ran at full speed before: mov [rdi],ecx; dec ecx; jnz.
+const Bytes kStoreLoop{0x89, 0x0f, 0xff, 0xc9, 0x75, 0xfa};
+Bytes write_dr(uint8_t index, uint64_t value) {
+  return mov(kRax, value) + Bytes{0x0f, 0x23, static_cast<uint8_t>(0xc0 | index << 3)};
+}
+
+TEST_P(DebugTest, TheGuestsDataBreakpoints) {
+  const Bytes loop = mov(kRdi, Guest::kData) + mov32(kRcx, 100) + kStoreLoop;
+  guest.run(loop + write_dr(0, Guest::kData) + write_dr(7, 0xd0401) + loop);
+  EXPECT_EQ(guest.vector(), 1u);
+  EXPECT_EQ(guest.gpr(kRcx), 100u);
+  EXPECT_EQ(guest.state().dr[6] & 0xe00f, 1u);
+  EXPECT_EQ(guest.get32(Guest::kData), 100u) << "a trap: the store is done";
+  // Loads of it are none of a write breakpoint's business, nor are stores beside it.
+  const Bytes load = mov(kRdi, Guest::kData) + Bytes{0x8b, 0x1f, 0x89, 0x5f, 0x08};  // mov ebx,[rdi]; mov [rdi+8],ebx
+  guest.run(load + write_dr(0, Guest::kData) + write_dr(7, 0xd0401) + load);
+  EXPECT_EQ(guest.vector(), Guest::kNoVector);
+  EXPECT_EQ(guest.get32(Guest::kData + 8), 100u);
+}
+
+TEST_P(DebugTest, TheGuestsInstructionBreakpoints) {
+  const Bytes loop = mov(kRdi, Guest::kData) + mov32(kRcx, 100) + kStoreLoop;
+  const uint64_t second = Guest::kCode + loop.size() + write_dr(0, 0).size() + write_dr(7, 0).size();
+  const uint64_t target = second + loop.size() - 4;  // the DEC
+  guest.run(loop + write_dr(0, target) + write_dr(7, 0x401) + loop);
+  EXPECT_EQ(guest.vector(), 1u);
+  EXPECT_EQ(guest.stacked(0), target) << "a fault: the instruction has not run";
+  EXPECT_EQ(guest.gpr(kRcx), 100u);
+  EXPECT_FALSE(guest.stacked(2) & cpu::rflags::kRf);
+}
+
 }  // namespace
 }  // namespace rhea::tests::engine

@@ -12,7 +12,8 @@ import pathlib
 import subprocess
 import sys
 
-GUESTS = ["hello", "exceptions", "paging", "paging32", "realmode", "rings", "irq", "smc", "features", "triple"]
+GUESTS = ["hello", "exceptions", "paging", "paging32", "realmode", "rings", "irq", "smc", "features", "tasks",
+          "debug", "triple"]
 INTERVALS = ["251", "20011"]
 
 

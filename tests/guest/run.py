@@ -43,6 +43,7 @@ GUESTS = [
     Guest("smc"),
     Guest("strings"),
     Guest("tasks"),
+    Guest("debug"),
     Guest("triple", rhea_status=3, qemu_status=0),  # QEMU: a reset, under -no-reboot
 ]
 

@@ -172,6 +172,9 @@ bool Runtime::take_trap(ThunkResult& result) {
   uint32_t bits = std::exchange(c.state.debug_pending, 0);
   const bool stepped = std::exchange(c.step_pending, 0);
   if (stepped && std::exchange(step_guest_, false)) bits |= kDr6SingleStep;  // TF as it was when the instruction began
+  // A data breakpoint's trap reports an instruction breakpoint at the same boundary, too; a single step's does not.
+  if ((bits & kDr6Breakpoints) && !(bits & kDr6SingleStep) && !(c.state.rflags & cpu::rflags::kRf))
+    bits |= instruction_breakpoints(c, linear_ip(c.state.rip));
   if (bits) {
     ++counters_.exceptions;
     if (deliver_exception(c, Exception{.vector = kDebugException, .dr6_bits = bits}) == Next::kShutdown) {
@@ -181,6 +184,19 @@ bool Runtime::take_trap(ThunkResult& result) {
   }
   if (stepped && debugger_step) result = leave(ExitReason::kDebug);
   return stepped && debugger_step;
+}
+
+// The fault of an instruction breakpoint at `linear`, unless RF holds it back. True: delivered, or leave with a result
+// other than none.
+bool Runtime::take_instruction_breakpoint(uint64_t linear, ThunkResult& result) {
+  Context& c = context_;
+  if (c.state.rflags & cpu::rflags::kRf) return false;
+  const uint32_t bits = instruction_breakpoints(c, linear);
+  if (!bits) return false;
+  ++counters_.exceptions;
+  if (deliver_exception(c, Exception{.vector = kDebugException, .dr6_bits = bits}) == Next::kShutdown)
+    result = leave(ExitReason::kShutdown);
+  return true;
 }
 
 // True once for each arrival at a breakpoint: the next call lets the instruction run.
@@ -245,13 +261,15 @@ ThunkResult Runtime::dispatch() {
     ++counters_.dispatches;
     if (exclusive_ || c.yield_wanted) [[unlikely]]
       settle_previous();
-    // MOV SS and POP SS hold all of them off for one instruction. [SDM-3A 6.8.3]
-    if ((c.step_pending || c.state.debug_pending) && !c.state.mov_ss_shadow && take_trap(result)) [[unlikely]]
+    // MOV SS and POP SS hold breakpoints off, too, for one instruction. [SDM-3A 6.8.3]
+    if ((c.step_pending || (c.state.debug_pending && !c.state.mov_ss_shadow)) && take_trap(result)) [[unlikely]]
       return result;
+    const bool sti_shadow = c.state.sti_shadow;
     const bool shadow = c.state.sti_shadow || (c.state.mov_ss_shadow && !injected(c, 47));
     const bool requested = std::atomic_ref(c.exit_request).load(std::memory_order_acquire) ||
                            (std::atomic_ref(c.irq_pending).load(std::memory_order_relaxed) && c.interrupt_flag);
     if (!shadow && requested && handle_requests(result)) return result;
+    in_ss_shadow_ = c.state.mov_ss_shadow;
     c.state.sti_shadow = c.state.mov_ss_shadow = false;
     if (c.state.halted || c.state.wait_for_sipi) [[unlikely]]
       return leave(ExitReason::kHalted);  // nothing has woken it
@@ -259,10 +277,12 @@ ThunkResult Runtime::dispatch() {
       call_with_vectors_saved(context_, [](void* self) { static_cast<Runtime*>(self)->begin_exclusive_step(); }, this);
 
     uint32_t word = mode::current(c);
-    if (shadow || exclusive_) word |= mode::kOneInstruction;
+    if (shadow || exclusive_ || alone_wanted_) word |= mode::kOneInstruction;
+    alone_wanted_ = false;
     if (options_.instruction_clock) {
       if (c.instructions_left <= 0) {
-        c.state.sti_shadow = shadow;
+        c.state.sti_shadow = sti_shadow;
+        c.state.mov_ss_shadow = in_ss_shadow_;
         return leave(ExitReason::kInstructionLimit);
       }
       if (exact_budget) word |= mode::kOneInstruction;
@@ -271,6 +291,15 @@ ThunkResult Runtime::dispatch() {
     const uint64_t rip = c.state.rip = mask_ip(c.state.rip, word);
     if (!breakpoints_.empty() && at_breakpoint(linear_ip(rip))) [[unlikely]]
       return leave(ExitReason::kDebug);
+    if (breakpoints_enabled(c)) [[unlikely]] {
+      const uint64_t linear = linear_ip(rip);
+      result = {};
+      if (!in_ss_shadow_ && take_instruction_breakpoint(linear, result)) {
+        if (result.value) return result;
+        continue;
+      }
+      if (code_page_watched(c, linear)) word |= mode::kOneInstruction;
+    }
     const auto block = obtain_block(rip, word);
     if (!block) {
       ++counters_.exceptions;
@@ -303,13 +332,13 @@ ThunkResult Runtime::dispatch_link(Link* link) {
   const uint32_t generation = space_->flush_generation();
   const ThunkResult result = dispatch();
   // Link only if what is about to run is this link's target, reached without an event in between.
-  if (generation == space_->flush_generation() && options_.opt_level > 0 && cache().contains_exec(result.value) && c.exit_reason == ExitReason::kNone) {
+  if (generation == space_->flush_generation() && options_.opt_level > 0 && cache().contains_exec(result.value) &&
+      c.exit_reason == ExitReason::kNone) {
     Block* target = block_of_host(result.value);
     if (target && target->indirect_entry == result.value && target->mode == link->mode &&
         (target->physical & 0xfff) == static_cast<uint64_t>(link->target_offset) &&
         (target->physical & ~uint64_t{0xfff}) == (link->from->physical & ~uint64_t{0xfff}) &&
-        link->from->second_page == kNoPage &&
-        (target->second_page == kNoPage || (target->mode & mode::kFlat))) {
+        link->from->second_page == kNoPage && (target->second_page == kNoPage || (target->mode & mode::kFlat))) {
       ++counters_.links;
       space_->link(link, target);
     }
@@ -434,7 +463,9 @@ ThunkResult Runtime::run_system(const InsnRecord* record, uint64_t) {
   settle_trap(record->insn.row);
   switch (*next) {
     case Next::kContinue:
-      if (!c.code_invalidated && !c.step_pending && !(space_->smp() && serialises(record->insn.row)) && !std::atomic_ref(c.exit_request).load(std::memory_order_relaxed) &&
+      if (!c.code_invalidated && !c.step_pending && !c.state.debug_pending &&
+          !(space_->smp() && serialises(record->insn.row)) &&
+          !std::atomic_ref(c.exit_request).load(std::memory_order_relaxed) &&
           !(c.interrupt_flag && std::atomic_ref(c.irq_pending).load(std::memory_order_relaxed)))
         return {kActionContinue, 0};
       return dispatch();
@@ -445,6 +476,8 @@ ThunkResult Runtime::run_system(const InsnRecord* record, uint64_t) {
       return leave(ExitReason::kHalted);
     case Next::kShutdown: return leave(ExitReason::kShutdown);
     case Next::kInterruptShadow:
+      // Of two such instructions in a row only the first holds events off. [SDM-2B MOV]
+      if (in_ss_shadow_) c.state.mov_ss_shadow = false;
       if (c.state.mov_ss_shadow && !injected(c, 48)) c.step_pending = 0;
       return dispatch();
     case Next::kDispatch:

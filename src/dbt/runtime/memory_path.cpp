@@ -10,6 +10,7 @@
 #include "dbt/inject_bug.h"
 #include "dbt/runtime/entry_points.h"
 #include "dbt/runtime/runtime.h"
+#include "dbt/system/debug_registers.h"
 
 namespace rhea::dbt {
 
@@ -103,6 +104,12 @@ ThunkResult Runtime::memory_access(uint64_t linear, uint32_t info, uint64_t retu
         return refuse_access(first.error(), linear, info, return_address);
     return refuse_access(outside, linear, info, return_address);
   }
+  if (breakpoints_enabled(c)) [[unlikely]] {
+    // The trap comes after the instruction, so that one must end its block: it starts over as a block of its own.
+    const uint32_t bits = data_breakpoints(c, linear, size, write);
+    if (bits && !runs_alone()) return restart_alone(return_address);
+    c.state.debug_pending |= bits;
+  }
   if ((linear & 0xfff) + size > memory::kPageSize) return cross_page_access(linear, info, return_address);
   const auto translation = dbt::translate(c, linear, write ? Access::kWrite : Access::kRead, mmu);
   if (!translation) return refuse_access(translation.error(), linear, info, return_address);
@@ -118,17 +125,34 @@ ThunkResult Runtime::memory_access(uint64_t linear, uint32_t info, uint64_t retu
     auto& meta = piece->meta[(translation->physical >> 12) - (piece->start >> 12)];
     if (write && (meta.load(std::memory_order_relaxed) & memory::kPageHasCode) && !(injected(c, 53) && size == 1)) {
       ++counters_.code_page_stores;
-      // The access goes to the page itself and is announced when it is done (memory_after).
-      bounce_.code_store = true;
-      bounce_.size = static_cast<uint8_t>(size);
-      bounce_.physical[0] = translation->physical;
-      return {kActionProceed, reinterpret_cast<uint64_t>(host) - linear};
+      return code_store(translation->physical, size, host, linear);
     }
   }
-  fill_data_tlb(linear, *translation, host, mmu, write);
-  // An access that always comes this way (alignment checked here) is served here, not by another try.
-  if (info & kInfoAlignCheck) return {kActionProceed, reinterpret_cast<uint64_t>(host) - linear};
-  return {kActionContinue, 0};
+  const bool unseen = fill_data_tlb(linear, *translation, host, mmu, write);
+  // An access that always comes this way (alignment checked here, or a breakpoint on the page) is served here, not by
+  // another try.
+  if (!(info & kInfoAlignCheck) && !data_page_watched(c, linear, write)) return {kActionContinue, 0};
+  if (write && !unseen) return code_store(translation->physical, size, host, linear);
+  return {kActionProceed, reinterpret_cast<uint64_t>(host) - linear};
+}
+
+// The access goes to the page itself and is announced when it is done (memory_after).
+ThunkResult Runtime::code_store(uint64_t physical, unsigned size, std::byte* host, uint64_t linear) {
+  bounce_.code_store = true;
+  bounce_.size = static_cast<uint8_t>(size);
+  bounce_.physical[0] = physical;
+  return {kActionProceed, reinterpret_cast<uint64_t>(host) - linear};
+}
+
+// Whether the instruction being run ends its block.
+bool Runtime::runs_alone() const {
+  return (context_.mode & (mode::kOneInstruction | mode::kTrap)) || options_.opt_level == 0;
+}
+
+ThunkResult Runtime::restart_alone(uint64_t return_address) {
+  set_rip_from_host(return_address);
+  alone_wanted_ = true;
+  return dispatch();
 }
 
 // Devices see the time of the instruction that reaches them, though its whole block is counted already.

@@ -32,7 +32,8 @@ struct Counters {
   uint64_t blocks_translated = 0, guest_bytes_translated = 0, host_bytes = 0;
   uint64_t links = 0, dispatches = 0, indirect_misses = 0, polls = 0;
   uint64_t tlb_misses = 0, tlb_flushes = 0, page_flushes = 0, mmio = 0, page_crossings = 0, code_page_stores = 0;
-  uint64_t exclusive_steps = 0, revocations = 0, yields = 0, system_calls = 0, exceptions = 0, interrupts = 0, native_faults = 0, halts = 0;
+  uint64_t exclusive_steps = 0, revocations = 0, yields = 0, system_calls = 0, exceptions = 0, interrupts = 0,
+           native_faults = 0, halts = 0;
 };
 
 // How long a guest may spin, in PAUSE instructions of some 140 cycles, before it gives others its processor.
@@ -87,7 +88,8 @@ class Runtime final : public io::ViewListener {
   Block* block_of_host(uint64_t exec_address) const { return space_->by_host().find(exec_address); }
   const HostPoint* point_of_host(const Block& block, uint64_t exec_address) const;
   void invalidate(uint64_t physical, uint64_t length);  // translations of these bytes, which have just been written
-  void fill_data_tlb(uint64_t linear, const Translation& translation, std::byte* host, MmuIndex mmu, bool for_write);
+  // True if stores to the page need not be announced. Pages under a data breakpoint are looked at but not filled in.
+  bool fill_data_tlb(uint64_t linear, const Translation& translation, std::byte* host, MmuIndex mmu, bool for_write);
   void flush_tlb(const FlushRequest& request);
   // Forgets writable data TLB entries of a page that now holds code.
   void revoke_write(std::byte* host_page);
@@ -148,6 +150,8 @@ class Runtime final : public io::ViewListener {
   void end_exclusive_step();
   void flush_code_space();
   ThunkResult restart_exclusively(uint64_t return_address);
+  ThunkResult restart_alone(uint64_t return_address);
+  bool runs_alone() const;
   void settle_previous();
   void initialise();
   void start_up(uint8_t vector);
@@ -160,12 +164,14 @@ class Runtime final : public io::ViewListener {
   ThunkResult fault_at(const Exception& exception, uint64_t return_address);
   void settle_trap(isa::x86::RowId row);
   bool take_trap(ThunkResult& result);
+  bool take_instruction_breakpoint(uint64_t linear, ThunkResult& result);
   bool at_breakpoint(uint64_t linear);
   Fallible<Block*> obtain_block(uint64_t rip, uint32_t word);
   ThunkResult refuse_access(const Exception& exception, uint64_t linear, uint32_t info, uint64_t return_address);
   void set_rip_from_host(uint64_t return_address);
   void correct_instruction_count(const Block& block, const HostPoint& point, unsigned executed);
   ThunkResult cross_page_access(uint64_t linear, uint32_t info, uint64_t return_address);
+  ThunkResult code_store(uint64_t physical, unsigned size, std::byte* host, uint64_t linear);
   ThunkResult device_access(uint64_t linear, uint64_t physical, unsigned size, uint32_t info);
   void settle_clock_at_access();
   void copy_piece(uint64_t physical, std::byte* data, unsigned size, bool to_guest);
@@ -243,6 +249,8 @@ class Runtime final : public io::ViewListener {
   uint64_t revokes_posted_ = 0;
   std::atomic<uint64_t> revokes_done_{0};
   std::atomic<bool> view_changed_{false};
+  bool alone_wanted_ = false;      // the next instruction is a block of its own
+  bool in_ss_shadow_ = false;      // the instruction being run follows a MOV SS or POP SS
   bool exclusive_ = false;         // the instruction being run keeps all other vCPUs stopped
   bool exclusive_wanted_ = false;  // ... the next one does
   std::vector<uint64_t> breakpoints_;

@@ -7,6 +7,7 @@
 // General registers only: runs with the guest's vector registers in place.
 #include "dbt/inject_bug.h"
 #include "dbt/runtime/runtime.h"
+#include "dbt/system/debug_registers.h"
 
 namespace rhea::dbt {
 
@@ -30,7 +31,7 @@ void Runtime::log_fill(FillLog& log, uint32_t entry) {
     log.overflow = true;
 }
 
-void Runtime::fill_data_tlb(uint64_t linear, const Translation& translation, std::byte* host, MmuIndex mmu,
+bool Runtime::fill_data_tlb(uint64_t linear, const Translation& translation, std::byte* host, MmuIndex mmu,
                             bool for_write) {
   Context& c = context_;
   const uint32_t index = tlb_index(linear);
@@ -51,8 +52,9 @@ void Runtime::fill_data_tlb(uint64_t linear, const Translation& translation, std
     if (space_->smp() && !(bits & (kSeen | writer_bit_))) bits = meta.fetch_or(writer_bit_, std::memory_order_seq_cst);
     writable = (bits & kSeen) == 0;
   }
-  tlb.read_tag[index] = uint64_t{0} - page;
-  tlb.write_tag[index] = writable ? uint64_t{0} - page : invalid_tag(index);
+  const bool watched = data_page_watched(c, linear, false), write_watched = data_page_watched(c, linear, true);
+  tlb.read_tag[index] = !watched ? uint64_t{0} - page : invalid_tag(index);
+  tlb.write_tag[index] = writable && !write_watched ? uint64_t{0} - page : invalid_tag(index);
   tlb.addend[index] = reinterpret_cast<uint64_t>(host_page) - page;
   if (translation.page_size > 4096) {
     if (translation.page_size > (uint64_t{4} << 20))
@@ -61,6 +63,7 @@ void Runtime::fill_data_tlb(uint64_t linear, const Translation& translation, std
       set_region_bit(large_2m_, linear >> 22);
   }
   log_fill(data_log_[translation.global || injected(c, 60)], static_cast<uint32_t>(mmu) << 16 | index);
+  return writable;
 }
 
 void Runtime::clear_data_entry(uint32_t entry) {

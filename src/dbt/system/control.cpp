@@ -15,7 +15,7 @@ constexpr uint64_t kCr0Writable =
     c0::kPe | c0::kMp | c0::kEm | c0::kTs | c0::kNe | c0::kWp | c0::kAm | c0::kNw | c0::kCd | c0::kPg;
 constexpr uint64_t kCr3NoFlush = uint64_t{1} << 63;
 constexpr uint64_t kDr6Fixed = 0xffff0ff0, kDr6Writable = 0xe00f;
-constexpr uint64_t kDr7Fixed = 0x400, kDr7Writable = 0xffff2bff;
+constexpr uint64_t kDr7Fixed = 0x400, kDr7Writable = 0xffff23ff;
 
 uint64_t physical_reserved(const Context& context) {
   return ~uint64_t{0} << context.cpu_model->physical_address_bits();
@@ -184,7 +184,11 @@ RHEA_SYSTEM_FUNCTION(mov_dr) {
     if (value >> 32) return gp0();
     value = index == 6 ? kDr6Fixed | (value & kDr6Writable) : kDr7Fixed | (value & kDr7Writable);
   }
+  bool changed = value != state.dr[index];
   state.dr[index] = value;
+  // Pages that a breakpoint now watches must leave the TLB and the jump caches; those it watched may come back as
+  // they are used.
+  if (changed && index != 6 && breakpoints_enabled(context)) flush_all(context);
   return finish(context, insn, Next::kDispatch);
 }
 

@@ -208,7 +208,8 @@ Fallible<Next> deliver(Context& context, const Event& event) {
   return deliver_protected(context, event, gate);
 }
 
-// Faults push RF set, so that an instruction breakpoint does not fire again at return. [SDM-3B 17.3.1.1]
+// Faults push RF set, so that an instruction breakpoint does not fire again at return. Of the debug exceptions only
+// general detection is such a fault. [SDM-3B 17.3.1.1]
 bool is_fault(uint8_t vector) {
   switch (vector) {
     case kDebugException:
@@ -284,7 +285,8 @@ Next deliver_exception(Context& context, const Exception& exception) {
   Event event{
       .vector = exception.vector, .has_error_code = exception.has_error_code, .error_code = exception.error_code};
   event.return_rip = context.state.rip;
-  event.pushed_flags = context.rflags() | (is_fault(exception.vector) ? rf::kRf : 0);
+  bool fault = is_fault(exception.vector) || (exception.dr6_bits & kDr6GeneralDetect);
+  event.pushed_flags = context.rflags() | (fault ? rf::kRf : 0);
   return deliver_with_faults(context, event, fault_class(exception.vector));
 }
 

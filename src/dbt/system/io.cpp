@@ -27,11 +27,13 @@ Fallible<void> check_port(Context& context, uint16_t port, unsigned size_bytes) 
 
 uint64_t read_port(Context& context, uint16_t port, unsigned size_bytes) {
   uint64_t value = 0;
+  note_port_access(context, port, size_bytes);
   with_vectors_saved(context, [&] { value = context.ports->read(port, size_bytes); });
   return value;
 }
 
 void write_port(Context& context, uint16_t port, uint64_t value, unsigned size_bytes) {
+  note_port_access(context, port, size_bytes);
   with_vectors_saved(context, [&] { context.ports->write(port, value, size_bytes); });
 }
 

@@ -174,10 +174,12 @@ Fallible<void> read_linear_bytes(Context& context, uint64_t linear, void* out, u
   unsigned first = first_part(linear, size_bytes);
   Translation low = GUEST_TRY(translate(context, linear, Access::kRead, mmu));
   if (first == size_bytes) {
+    note_data_access(context, linear, size_bytes, false);
     read_physical(context, low.physical, out, size_bytes);
     return {};
   }
   Translation high = GUEST_TRY(translate(context, wrap_linear(context, linear + first), Access::kRead, mmu));
+  note_data_access(context, linear, size_bytes, false);
   read_physical(context, low.physical, out, first);
   read_physical(context, high.physical, static_cast<std::byte*>(out) + first, size_bytes - first);
   return {};
@@ -188,10 +190,12 @@ Fallible<void> write_linear_bytes(Context& context, uint64_t linear, const void*
   unsigned first = first_part(linear, size_bytes);
   Translation low = GUEST_TRY(translate(context, linear, Access::kWrite, mmu));
   if (first == size_bytes) {
+    note_data_access(context, linear, size_bytes, true);
     write_physical(context, low.physical, data, size_bytes);
     return {};
   }
   Translation high = GUEST_TRY(translate(context, wrap_linear(context, linear + first), Access::kWrite, mmu));
+  note_data_access(context, linear, size_bytes, true);
   write_physical(context, low.physical, data, first);
   write_physical(context, high.physical, static_cast<const std::byte*>(data) + first, size_bytes - first);
   return {};

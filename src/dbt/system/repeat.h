@@ -16,11 +16,11 @@ inline void advance_register(Context& context, unsigned reg, unsigned address_si
   write_register(context, reg, address_size, context.direction_flag ? value - bytes : value + bytes);
 }
 
-// Interrupts are taken between iterations, and TF traps after each. [SDM-2B REP]
+// Interrupts are taken between iterations, and TF and breakpoints trap after each. [SDM-2B REP]
 inline bool must_leave_repeat(Context& context) {
   if (std::atomic_ref(context.exit_request).load(std::memory_order_relaxed)) return true;
   if (context.interrupt_flag && std::atomic_ref(context.irq_pending).load(std::memory_order_relaxed)) return true;
-  return context.state.rflags & cpu::rflags::kTf;
+  return (context.state.rflags & cpu::rflags::kTf) || context.state.debug_pending != 0;
 }
 
 // Leaves a repeated instruction with iterations to come: RF is set in what an event now pushes. [SDM-3B 17.3.1.1]

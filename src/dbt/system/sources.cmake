@@ -27,6 +27,7 @@ set(RHEA_DBT_SYSTEM_SOURCES
 )
 set(RHEA_DBT_SYSTEM_TESTS
   system/control_test.cpp
+  system/debug_registers_test.cpp
   system/events_test.cpp
   system/far_test.cpp
   system/legacy_test.cpp

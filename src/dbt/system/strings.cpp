@@ -73,6 +73,10 @@ Fallible<Run> find_run(const Job& job, unsigned segment, unsigned reg, Access ac
     GUEST_TRY(translate(context, wrap_linear(context, (run.linear | 0xfff) + 1), access, job.mmu));
     return run;
   }
+  if (data_page_watched(context, run.linear, access == Access::kWrite)) [[unlikely]] {  // by linear address, one by one
+    GUEST_TRY(translate(context, run.linear, access, job.mmu));
+    return run;
+  }
   if (uint64_t limit = elements_to_wrap(job, offset); elements > limit) elements = limit;
   if (elements > wanted) elements = wanted;
   uint64_t back = job.backward ? (elements - 1) * job.size : 0;
