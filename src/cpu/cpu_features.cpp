@@ -2,7 +2,7 @@
 // The feature table. [SDM-2A CPUID] [APM-3 E]
 //
 // Deliberately absent: vme (no virtual-8086 extensions), monitor, the AVX-512 and AMX families (no EVEX
-// translation), rtm/hle, vmx/svm, pku, la57, cet, performance monitoring, serialize, waitpkg, movdiri.
+// translation), rtm/hle, vmx/svm, pku, la57, cet, performance monitoring, waitpkg.
 // An instruction whose feature is absent raises #UD, so a guest finds out what CPUID told it.
 #include "cpu/cpu_features.h"
 
@@ -89,10 +89,16 @@ constexpr Feature kFeatures[] = {
   {"vaes",        7, 0, kEcx, 9,  kHost,   Level::kMax},
   {"vpclmulqdq",  7, 0, kEcx, 10, kHost,   Level::kMax},
   {"rdpid",       7, 0, kEcx, 22, kEngine, Level::kV2},
+  {"cldemote",    7, 0, kEcx, 25, kHost,   Level::kMax},
+  {"movdiri",     7, 0, kEcx, 27, kHost,   Level::kMax},
+  {"movdir64b",   7, 0, kEcx, 28, kHost,   Level::kMax},
   // leaf 7 EDX
   {"fsrm",        7, 0, kEdx, 4,  kHost,   Level::kMax},
+  {"serialize",   7, 0, kEdx, 14, kHost,   Level::kMax},
   {"spec_ctrl",   7, 0, kEdx, 26, kEngine, Level::kV2},
   {"arch_capabilities", 7, 0, kEdx, 29, kEngine, Level::kV2},
+  // leaf 7.1 EAX
+  {"avx_vnni",    7, 1, kEax, 4,  kHost,   Level::kMax},
   // leaf 0xD.1 EAX
   {"xsaveopt",    0xd, 1, kEax, 0, kHost,  Level::kV3},
   {"xsavec",      0xd, 1, kEax, 1, kHost,  Level::kMax},
@@ -106,6 +112,7 @@ constexpr Feature kFeatures[] = {
   {"lm",          0x80000001, 0, kEdx, 29, kEngine, Level::kV2},
   {"lahf_lm",     0x80000001, 0, kEcx, 0,  kHost,   Level::kV2},
   {"abm",         0x80000001, 0, kEcx, 5,  kHost,   Level::kV3},
+  {"sse4a",       0x80000001, 0, kEcx, 6,  kHost,   Level::kMax},
   {"3dnowprefetch", 0x80000001, 0, kEcx, 8, kHost,  Level::kMax},
   {"topoext",     0x80000001, 0, kEcx, 22, kEngine, Level::kAmd},
   // leaf 0x80000007, 0x80000008

@@ -166,7 +166,7 @@ CpuidResult& CpuModelBuilder::leaf(uint32_t number, uint32_t subleaf) {
 
 bool CpuModelBuilder::host_has(const Feature& feature) const {
   // AVX state that the host's system does not switch is not there for us either.
-  constexpr std::string_view kNeedYmm[] = {"avx", "avx2", "fma", "f16c", "vaes", "vpclmulqdq"};
+  constexpr std::string_view kNeedYmm[] = {"avx", "avx2", "fma", "f16c", "vaes", "vpclmulqdq", "avx_vnni"};
   constexpr uint64_t kYmm = kXcr0X87 | kXcr0Sse | kXcr0Avx;
   if (std::ranges::find(kNeedYmm, feature.name) != std::end(kNeedYmm) && (host_.xcr0 & kYmm) != kYmm) return false;
   if (feature.name == "xsave" && host_.xcr0 == 0) return false;
@@ -206,10 +206,10 @@ Status CpuModelBuilder::choose_features() {
                                                      model_.name, fmt::join(missing, " ")));
   if (!has("xsave"))
     for (std::string_view name :
-         {"avx", "avx2", "fma", "f16c", "vaes", "vpclmulqdq", "xsaveopt", "xsavec", "xgetbv1", "xsaves"})
+         {"avx", "avx2", "fma", "f16c", "vaes", "vpclmulqdq", "avx_vnni", "xsaveopt", "xsavec", "xgetbv1", "xsaves"})
       drop(name);
   if (!has("avx"))
-    for (std::string_view name : {"avx2", "fma", "f16c", "vaes", "vpclmulqdq"}) drop(name);
+    for (std::string_view name : {"avx2", "fma", "f16c", "vaes", "vpclmulqdq", "avx_vnni"}) drop(name);
   return {};
 }
 
@@ -242,7 +242,9 @@ void CpuModelBuilder::identification() {
 void CpuModelBuilder::feature_leaves() {
   for (size_t i = 0; i < features().size(); ++i) {
     const Feature& feature = features()[i];
-    if (out_.features_.test(i)) select(leaf(feature.leaf, feature.subleaf), feature.reg) |= 1u << feature.bit;
+    if (!out_.features_.test(i)) continue;
+    select(leaf(feature.leaf, feature.subleaf), feature.reg) |= 1u << feature.bit;
+    if (feature.leaf == 7) leaf(7).eax = std::max(leaf(7).eax, feature.subleaf);  // the last sub-leaf
   }
   out_.arch_capabilities_ = kArchCapabilities;
 }

@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <map>
+#include <tuple>
 
 #include "cpu/cpu_features.h"
 #include "isa/x86/cpuid_names.h"
@@ -28,6 +29,7 @@ struct FakeHost {
     leaves[{0, 0}] = {.eax = 0x24, .ebx = 0x756e6547, .ecx = 0x6c65746e, .edx = 0x49656e69};
     leaves[{0x80000000, 0}] = {.eax = 0x80000021};
     for (uint32_t leaf : {1u, 6u, 7u, 0x80000001u, 0x80000007u}) leaves[{leaf, 0}] = {~0u, ~0u, ~0u, ~0u};
+    leaves[{7, 1}] = {~0u, ~0u, ~0u, ~0u};
     leaves[{1, 0}].eax = 0x000a0671;
     leaves[{0xd, 0}] = {.eax = 0x600e7, .ebx = 0x2b00, .ecx = 0x2b00};
     leaves[{0xd, 1}] = {.eax = 0x1f, .ebx = 0x29c0};
@@ -84,7 +86,7 @@ TEST(CpuModel, HostWithoutYmmStateHasNoAvx) {
   fake.xcr0 = 3;
   auto max = fake.model("max");
   ASSERT_TRUE(max);
-  for (std::string_view name : {"avx", "avx2", "fma", "f16c", "vaes", "vpclmulqdq"})
+  for (std::string_view name : {"avx", "avx2", "fma", "f16c", "vaes", "vpclmulqdq", "avx_vnni"})
     EXPECT_FALSE(max->has(name)) << name;
   EXPECT_EQ(max->supported_xcr0(), 3u);
   EXPECT_EQ(max->cpuid(0xd, 0).ecx, 576u);
@@ -95,26 +97,28 @@ TEST(CpuModel, OnlyTableBitsAreAdvertised) {
   for (const char* name : {"x86-64-v2", "x86-64-v3", "max"}) {
     auto model = FakeHost().model(name, 4);
     ASSERT_TRUE(model) << name;
-    std::map<std::pair<uint32_t, int>, uint32_t> allowed;
+    std::map<std::tuple<uint32_t, uint32_t, int>, uint32_t> allowed;
     for (const Feature& feature : features())
-      if (feature.subleaf == 0) allowed[{feature.leaf, static_cast<int>(feature.reg)}] |= 1u << feature.bit;
-    auto check = [&](uint32_t leaf, CpuidRegister reg) {
-      CpuidResult result = model->cpuid(leaf, 0);
-      EXPECT_EQ(select(result, reg) & ~(allowed[{leaf, static_cast<int>(reg)}]), 0u) << name << " leaf " << leaf;
+      allowed[{feature.leaf, feature.subleaf, static_cast<int>(feature.reg)}] |= 1u << feature.bit;
+    auto check = [&](uint32_t leaf, CpuidRegister reg, uint32_t subleaf = 0) {
+      CpuidResult result = model->cpuid(leaf, subleaf);
+      EXPECT_EQ(select(result, reg) & ~(allowed[{leaf, subleaf, static_cast<int>(reg)}]), 0u)
+          << name << " leaf " << leaf << " sub-leaf " << subleaf;
     };
     check(1, CpuidRegister::kEcx);
     check(1, CpuidRegister::kEdx);
+    for (CpuidRegister reg : {CpuidRegister::kEbx, CpuidRegister::kEcx, CpuidRegister::kEdx}) check(7, reg);
     for (CpuidRegister reg : {CpuidRegister::kEax, CpuidRegister::kEbx, CpuidRegister::kEcx, CpuidRegister::kEdx})
-      check(7, reg);
+      check(7, reg, 1);
+    EXPECT_EQ(model->cpuid(7, 0).eax, model->cpuid(7, 1) == CpuidResult{} ? 0u : 1u) << name;
     check(0x80000001, CpuidRegister::kEcx);
     check(0x80000001, CpuidRegister::kEdx);
     check(0x80000007, CpuidRegister::kEdx);
     EXPECT_EQ(model->cpuid(0xd, 0).eax, model->supported_xcr0());
     EXPECT_EQ(model->cpuid(0xa, 0), CpuidResult{});
     EXPECT_EQ(model->cpuid(5, 0), CpuidResult{});
-    EXPECT_EQ(model->cpuid(7, 1), CpuidResult{});
     EXPECT_EQ(model->cpuid(7, 2), CpuidResult{});
-    for (std::string_view feature : {"monitor", "avx512f", "rtm", "hle", "vmx", "pku", "la57", "vme", "serialize"})
+    for (std::string_view feature : {"monitor", "avx512f", "rtm", "hle", "vmx", "pku", "la57", "vme"})
       EXPECT_FALSE(model->has(feature)) << feature;
   }
 }
@@ -140,7 +144,7 @@ TEST(CpuModel, LevelsContainOneAnother) {
   EXPECT_THAT(v2->feature_names(), Not(Contains("avx")));
   for (std::string_view name : {"avx2", "bmi1", "bmi2", "f16c", "fma", "lzcnt", "movbe", "xsave"})
     EXPECT_TRUE(v3->has(name)) << name;
-  for (std::string_view name : {"sha_ni", "vaes", "gfni", "adx", "rdseed"}) {
+  for (std::string_view name : {"sha_ni", "vaes", "gfni", "adx", "rdseed", "avx_vnni", "movdiri", "serialize"}) {
     EXPECT_TRUE(max->has(name)) << name;
     EXPECT_FALSE(v3->has(name)) << name;
   }

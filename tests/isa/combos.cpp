@@ -59,17 +59,19 @@ bool host_has(const std::set<std::string, std::less<>>& flags, std::string_view 
        {"sha", "sha_ni"},
        {"cmpxchg16b", "cx16"},
        {"prefetchw", "3dnowprefetch"}}};
-  static constexpr std::array<std::string_view, 28> kListed{
-      "sse",    "sse2",      "pni",      "ssse3",      "sse4_1", "sse4_2", "avx",      "avx2",  "fma",    "f16c",
-      "aes",    "pclmulqdq", "vaes",     "vpclmulqdq", "bmi1",   "bmi2",   "abm",      "movbe", "popcnt", "adx",
-      "sha_ni", "gfni",      "fsgsbase", "cx16",       "xsavec", "xsaves", "avx_vnni", "sse4a"};
+  static constexpr std::string_view kListed[] = {
+      "sse",    "sse2",   "pni",      "ssse3",     "sse4_1",  "sse4_2",     "avx",      "avx2",
+      "fma",    "f16c",   "aes",      "pclmulqdq", "vaes",    "vpclmulqdq", "bmi1",     "bmi2",
+      "abm",    "movbe",  "popcnt",   "adx",       "sha_ni",  "gfni",       "fsgsbase", "cx16",
+      "xsavec", "xsaves", "avx_vnni", "sse4a",     "movdiri", "movdir64b",  "serialize"};
   while (!features.empty()) {
     const size_t plus = std::min(features.find('+'), features.size());
     std::string_view name = features.substr(0, plus);
     features.remove_prefix(std::min(plus + 1, features.size()));
     for (const auto& [ours, theirs] : kLinuxNames)
       if (name == ours) name = theirs;
-    if (std::find(kListed.begin(), kListed.end(), name) != kListed.end() && !flags.contains(name)) return false;
+    if (std::find(std::begin(kListed), std::end(kListed), name) != std::end(kListed) && !flags.contains(name))
+      return false;
   }
   return true;
 }

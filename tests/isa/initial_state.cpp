@@ -126,8 +126,8 @@ void prepare_values(const Insn& insn, const RowInfo& info, Rng& random, MachineS
   }
 }
 
-// XLAT, string instructions and MASKMOV take their address from fixed registers.
-void aim_implicit(const RowInfo& info, Rng& random, const TestCase& test_case, MachineState& state) {
+// XLAT, string instructions and MASKMOV take their address from fixed registers, MOVDIR64B from its first operand.
+void aim_implicit(const Insn& insn, const RowInfo& info, Rng& random, const TestCase& test_case, MachineState& state) {
   const bool mode32 = test_case.program.mode32;
   if (info.string || info.translation == Translation::kMaskMem) {
     if (!(info.string || (info.implicit_read & 1u << kRdi))) return;
@@ -137,6 +137,7 @@ void aim_implicit(const RowInfo& info, Rng& random, const TestCase& test_case, M
     // Two views of the same bytes defeat a processor's own check for overlapping strings.
     if (!mode32 && info.string && ((state.gpr[kRsi] ^ state.gpr[kRdi]) & kHighOffset)) state.gpr[kRsi] ^= kHighOffset;
   }
+  if (info.mnemonic == "movdir64b") state.gpr[insn.operands[0].reg] = random_target(random, 64, 64, mode32);
   if (info.mnemonic == "xlat") state.gpr[kRbx] = random_target(random, 256, 0, mode32);
 }
 
@@ -313,7 +314,7 @@ void prepare(const Insn& insn, Rng& random, TestCase& test_case, Item& item) {
   const RowInfo& info = rhea::isa::x86::row_info(insn);
   MachineState& state = test_case.state;
   prepare_values(insn, info, random, state);
-  aim_implicit(info, random, test_case, state);
+  aim_implicit(insn, info, random, test_case, state);
   const bool indirect = info.translation == Translation::kJmpInd || info.translation == Translation::kCallInd;
   uint64_t address = 0;
   if (insn.has_memory && insn.has_modrm) {

@@ -153,6 +153,7 @@ constexpr RowFunction kRowFunctions[] = {
     {RowId::RDTSCP, op::rdtscp},
     {RowId::RDPID, op::rdpid},
     {RowId::CPUID, op::cpuid},
+    {RowId::MOVDIR64B, op::movdir64b},
     {RowId::VMCALL, op::vmcall},
     {RowId::VMMCALL, op::vmcall},
     // x87 and extended state.

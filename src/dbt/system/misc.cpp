@@ -237,6 +237,25 @@ RHEA_SYSTEM_FUNCTION(cpuid) {
   return finish(context, insn);
 }
 
+// Reads 64 bytes and stores them at ES:[register] as a whole. [SDM-2B MOVDIR64B]
+RHEA_SYSTEM_FUNCTION(movdir64b) {
+  constexpr unsigned kBytes = 64;
+  alignas(kBytes) std::byte data[kBytes];
+  const MmuIndex mmu = current_mmu(context);
+  const uint64_t offset = read_register(context, insn.operands[0].reg, insn.mem.address_size);
+  const uint64_t source = GUEST_TRY(operand_address(context, insn, kBytes, Access::kRead));
+  GUEST_TRY(read_linear_bytes(context, source, data, kBytes, mmu));
+  const uint64_t target = GUEST_TRY(linear_address(context, cpu::kEs, offset, kBytes, Access::kWrite));
+  if (target & (kBytes - 1)) return gp0();
+  if (void* host = tlb_lookup(context, target, kBytes, Access::kWrite, mmu)) {
+    // In one piece, as other processors may look. SAFETY: all 64 bytes are the page's.
+    asm volatile("movdir64b %1, %0" : : "r"(host), "m"(data) : "memory");
+  } else {
+    GUEST_TRY(write_linear_bytes(context, target, data, kBytes, mmu));
+  }
+  return finish(context, insn);
+}
+
 RHEA_SYSTEM_FUNCTION(cld) {
   context.direction_flag = 0;
   return finish(context, insn);

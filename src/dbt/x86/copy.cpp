@@ -61,6 +61,12 @@ HostOpcode BlockBuilder::opcode_of(const Insn& insn) const {
 }
 
 void BlockBuilder::emit_immediate(const Insn& insn) {
+  const bool two = insn.operand_count > 1 && insn.operands[insn.operand_count - 2].kind == OperandKind::kImmediate;
+  if (two) {  // EXTRQ, INSERTQ
+    e_.u8(static_cast<uint8_t>(insn.imm));
+    e_.u8(static_cast<uint8_t>(insn.imm2));
+    return;
+  }
   auto value = static_cast<uint64_t>(insn.imm);
   for (unsigned i = 0; i < insn.imm_bytes; ++i, value >>= 8) e_.u8(static_cast<uint8_t>(value));
 }

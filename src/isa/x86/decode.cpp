@@ -243,6 +243,7 @@ class Decoder {
       case Size::kT: return 10;
       case Size::kDq: return 16;
       case Size::kQq: return 32;
+      case Size::kOo: return 64;
       case Size::kV:
       case Size::kSignedByte: return v;
       case Size::kZ: return v < 4 ? v : 4;

@@ -32,6 +32,7 @@ std::string_view memory_size_name(unsigned size_bytes) {
     case 10: return "TBYTE PTR ";
     case 16: return "XMMWORD PTR ";
     case 32: return "YMMWORD PTR ";
+    case 64: return "ZMMWORD PTR ";
     default: return "";
   }
 }

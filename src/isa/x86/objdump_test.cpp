@@ -102,7 +102,7 @@ bool have_objdump() { return std::system("objdump --version >/dev/null 2>&1") ==
 // segment overrides that say what holds anyway.
 std::string normalise(std::string text) {
   if (text.starts_with("rex")) text.erase(0, text.find(' ') + 1);
-  for (std::string_view noise : {"addr32 ", "addr16 ", "data16 ", "data32 ", "ds:[", "ss:["})
+  for (std::string_view noise : {"{vex} ", "addr32 ", "addr16 ", "data16 ", "data32 ", "ds:[", "ss:["})
     if (const size_t at = text.find(noise); at != std::string::npos)
       text.replace(at, noise.size(), noise.back() == '[' ? "[" : "");
   if (const size_t comment = text.find('#'); comment != std::string::npos) text.erase(comment);
@@ -171,6 +171,7 @@ bool text_by_convention(RowId row, CpuMode mode) {
     case RowId::CMPXCHG16B:
     case RowId::INVLPG:
     case RowId::INVPCID:
+    case RowId::MOVDIR64B:
     case RowId::LDDQU_Vdq_Mdq:
     case RowId::VLDDQU_Vx_Mx:
     case RowId::SGDT:

@@ -69,6 +69,7 @@ enum class Size : uint8_t {
   kT,
   kDq,
   kQq,
+  kOo,
   kV,
   kZ,
   kY,
