@@ -13,7 +13,6 @@ namespace rhea::debug {
 namespace {
 
 using ::testing::ElementsAre;
-using ::testing::HasSubstr;
 using ::testing::StartsWith;
 using Reason = StopEvent::Reason;
 

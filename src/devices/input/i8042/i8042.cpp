@@ -246,6 +246,7 @@ Status I8042::load_state(state::StateReader& reader) {
   reader.field("output_from_controller", output_from_controller_);
   reader.field("a20", a20_);
   reader.field("translate_break", translate_break_);
+  // A field that fails is remembered by the reader, of nested sections too: status() reports it.
   reader.section("keyboard", 1, [this](state::StateReader& section) { (void)keyboard_.load(section); });
   reader.section("mouse", 1, [this](state::StateReader& section) { (void)mouse_.load(section); });
   RHEA_TRY(reader.status());
