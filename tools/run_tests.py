@@ -6,7 +6,7 @@ What runs:
   - the checks of the source tree: tools/check_*.py, one test each;
   - what CTest knows (see cmake/RheaModule.cmake): label "unit" is a GoogleTest binary whose cases are counted one by
     one, label "suite" is any command that ends with a line "N passed, N failed, N skipped", others count as one test;
-  - every script tests/*/run.py (with --long at any depth), called with --build-dir DIR, ending with the same line. A comment line
+  - every script tests/*/run.py, called with --build-dir DIR, ending with the same line. A comment line
     "# rhea-suite: exclusive timeout=600" among its first ten lines gives it the machine to itself or more time.
 Suites find the program through RHEA_BIN and RHEA_BUILD_DIR; RHEA_TEST_LONG=1 asks them for full depth.
 """
@@ -156,9 +156,9 @@ def ctest_jobs(build_dir, scale):
     return jobs
 
 
-def script_jobs(build_dir, scale, deep):
+def script_jobs(build_dir, scale):
     jobs = []
-    for script in sorted(ROOT.glob("tests/**/run.py" if deep else "tests/*/run.py")):
+    for script in sorted(ROOT.glob("tests/*/run.py")):
         timeout, exclusive = SUITE_TIMEOUT, False
         for line in script.read_text().splitlines()[:10]:
             if line.startswith("# rhea-suite:"):
@@ -258,7 +258,7 @@ def main():
         if arguments.long:
             environment["RHEA_TEST_LONG"] = "1"
             scale = 30
-        jobs = check_jobs(build_dir) + ctest_jobs(build_dir, scale) + script_jobs(build_dir, scale, arguments.long)
+        jobs = check_jobs(build_dir) + ctest_jobs(build_dir, scale) + script_jobs(build_dir, scale)
         if arguments.only:
             jobs = [job for job in jobs if re.search(arguments.only, job.name)]
         outcomes += run_all(jobs, environment, arguments.workers)

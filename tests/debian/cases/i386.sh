@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# case: quick limit=200
+# case: full limit=200
 # 32-bit static programs: freestanding, glibc's, and i386 Debian's own busybox.
 for flags in "-O1 -msse2" "-O2 -msse2 -mfpmath=sse"; do
   # shellcheck disable=SC2086  # flags are words
