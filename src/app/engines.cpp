@@ -33,6 +33,8 @@ machine::Machine::Options machine_options_of(const RunOptions& options) {
   machine.command_line = options.command_line;
   machine.reboot = options.reboot;
   machine.board.debug_exit = options.debug_exit;
+  machine.board.disks = options.disks;
+  machine.board.entropy = options.clock == ClockKind::kHost;
   return machine;
 }
 

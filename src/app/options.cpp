@@ -25,6 +25,7 @@ constexpr std::array<std::string_view, 2> kClocks = {"host", "instructions"};
 struct Raw {
   std::string memory = "512M", cpus = "1", console, clock = "host", dbt_opt = "1", dbt_verify = "0", dbt_cache = "256M";
   bool no_reboot = false;
+  std::vector<std::string> disks;
 };
 
 std::unexpected<Error> usage(std::string message) { return fail(ErrorCode::kInvalidArgument, std::move(message)); }
@@ -45,6 +46,11 @@ void add_run_options(CLI::App& run, RunOptions& options, Raw& raw) {
   run.add_option("--console", raw.console,
                  "Serial console: tty, stdio, file:PATH, none (default tty on a terminal, else stdio)")
       ->type_name("KIND");
+  run.add_option("--disk", raw.disks,
+                 "Disk image, may be given several times: FILE[,format=raw][,readonly=on][,serial=TEXT][,queues=N]")
+      ->type_name("FILE[,...]")
+      ->expected(1)
+      ->take_all();
   run.add_flag("--no-reboot", raw.no_reboot, "End with status 4 where the guest asks for a reset");
   run.add_option("--trace", options.traces, "Trace categories, comma-separated, or all")->type_name("CATEGORY");
   run.add_flag("--stats", options.statistics, "Print statistics at the end");
@@ -125,6 +131,7 @@ Status check_run_options(RunOptions& options, const Raw& raw) {
   options.dbt_cache_bytes = RHEA_TRY(size("--dbt-cache", raw.dbt_cache));
   options.reboot = !raw.no_reboot;
   RHEA_TRY(set_console(options, raw.console));
+  for (const std::string& disk : raw.disks) options.disks.push_back(RHEA_TRY(machine::parse_disk(disk)));
   if (options.engine == "kvm") return usage("engine kvm is not built yet; use dbt");
   if (options.engine != "auto" && options.engine != "dbt") return unknown_choice("engine", options.engine, kEngines);
   if (raw.clock == "instructions") {
@@ -138,6 +145,8 @@ Status check_run_options(RunOptions& options, const Raw& raw) {
       return usage("--dbt-verify knows the console on standard output or none, and no --debugcon");
     options.clock = ClockKind::kInstructions;
   }
+  if (options.clock == ClockKind::kInstructions && !options.disks.empty())
+    return usage("disks take the time they take: --disk does not go with a deterministic clock");
   if (options.clock == ClockKind::kInstructions && options.cpu_count > 1)
     return usage(fmt::format("{} runs one processor: its instructions are the time; leave --cpus away",
                              options.dbt_verify ? "--dbt-verify" : "--clock=instructions"));

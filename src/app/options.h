@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "machine/registry/virtio_devices.h"
 
 namespace rhea::app {
 
@@ -23,6 +24,7 @@ struct RunOptions {
   std::string cpu_model = "max";
   std::string engine = "auto";
   std::string name = "rhea";
+  std::vector<machine::DiskOptions> disks;
   ConsoleKind console = ConsoleKind::kStdio;
   std::string console_path;
   bool reboot = true;

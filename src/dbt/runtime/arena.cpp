@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What takes the memory of block tables. Ordinary code: memory is taken only while the guest's vector registers are put away.
+// What takes the memory of block tables. Ordinary code: memory is taken only while the guest's vector registers are put
+// away.
 #include <new>
 
 #include "dbt/runtime/block.h"

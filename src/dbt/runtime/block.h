@@ -42,10 +42,10 @@ struct Block {
   uint32_t mode = 0;
   uint16_t guest_bytes = 0;
   uint16_t instruction_count = 0;
-  std::atomic<bool> valid{true};  // changes under the code space's lock
-  uint64_t code_start = 0, code_end = 0;  // executable addresses
-  uint64_t indirect_entry = 0;            // expects the IP in r14
-  uint64_t direct_entry = 0;              // expects code_base to be right
+  std::atomic<bool> valid{true};           // changes under the code space's lock
+  uint64_t code_start = 0, code_end = 0;   // executable addresses
+  uint64_t indirect_entry = 0;             // expects the IP in r14
+  uint64_t direct_entry = 0;               // expects code_base to be right
   std::atomic<Block*> next_hash{nullptr};  // kept when the block leaves its chain: somebody may be reading it
   Block* next_in_page[2] = {nullptr, nullptr};
   Link* incoming = nullptr;
@@ -97,7 +97,7 @@ class HostIndex {
  public:
   static Result<HostIndex> create(uint64_t code_cache_bytes);
   bool full() const { return count_.load(std::memory_order_relaxed) == capacity_; }
-  void append(Block* block);                  // not while full()
+  void append(Block* block);                 // not while full()
   Block* find(uint64_t exec_address) const;  // the block whose code holds the address, or nullptr
   size_t size() const { return count_.load(std::memory_order_relaxed); }
   Block* at(size_t index) const { return blocks_[index]; }

@@ -5,10 +5,10 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <deque>
 #include <fstream>
 #include <sstream>
 #include <string>
-#include <deque>
 #include <vector>
 
 #include "dbt/runtime/code_cache.h"

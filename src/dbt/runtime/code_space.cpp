@@ -186,9 +186,8 @@ void CodeSpace::prepare_page(Runtime& self, uint64_t page) {
       if (vcpu != &self && (vcpu->writer_bit() & writers)) asked.push_back({vcpu, vcpu->post_revoke(host)});
   }
   if (!asked.empty())
-    self.wait_outside([&asked] {
-      return std::ranges::all_of(asked, [](const Asked& a) { return a.vcpu->revoked(a.ticket); });
-    });
+    self.wait_outside(
+        [&asked] { return std::ranges::all_of(asked, [](const Asked& a) { return a.vcpu->revoked(a.ticket); }); });
   // While kPageHasCode stands nobody fills a writable entry: what the mask says now is of the past.
   meta->fetch_and(~(memory::kPageRevoking | ~uint32_t{0} << memory::kPageWriterShift));
   rendezvous_.notify();

@@ -27,7 +27,7 @@ ThunkResult entry_raise(Context* context, uint32_t info, uint64_t, uint64_t retu
 inline constexpr uint32_t kInfoSizeMask = 0xff, kInfoWrite = 1u << 8, kInfoMmuShift = 9, kInfoRead = 1u << 15,
                           kInfoAlignCheck = 1u << 14, kInfoStack = 1u << 13, kInfoX87Store = 1u << 12,
                           kInfoLocked = 1u << 11,  // a read and write that nobody may come between
-                          kInfoAlignmentShift = 16, kInfoSegmentShift = 16;
+    kInfoAlignmentShift = 16, kInfoSegmentShift = 16;
 
 // The info word of the branch thunk: guest offset of the branch, and the bytes it took off the stack (signed).
 inline constexpr uint32_t kBranchOffsetMask = 0x1fff, kBranchPoppedShift = 13;

@@ -34,8 +34,8 @@ class Rendezvous {
     enter(self);
   }
 
-  // Waits until no member but `self` runs. `self` is a running member, which stops running (others may have had exclusive
-  // sections of their own when this returns), or nullptr on a thread that is no vCPU's.
+  // Waits until no member but `self` runs. `self` is a running member, which stops running (others may have had
+  // exclusive sections of their own when this returns), or nullptr on a thread that is no vCPU's.
   void begin_exclusive(Member* self);
   void end_exclusive(Member* self);  // `self` runs again
 

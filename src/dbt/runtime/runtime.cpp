@@ -223,7 +223,8 @@ bool Runtime::on_fault(int, void*, void* ucontext_pointer) {
   auto* uc = static_cast<ucontext_t*>(ucontext_pointer);
   greg_t* regs = uc->uc_mcontext.gregs;
   const auto pc = static_cast<uint64_t>(regs[REG_RIP]);
-  if (!space_->cache().contains_exec(pc) || static_cast<uint64_t>(regs[REG_RSP]) != reinterpret_cast<uint64_t>(&context_))
+  if (!space_->cache().contains_exec(pc) ||
+      static_cast<uint64_t>(regs[REG_RSP]) != reinterpret_cast<uint64_t>(&context_))
     return false;
   switch (regs[REG_TRAPNO]) {
     case kDivideError:
@@ -255,12 +256,14 @@ std::string Runtime::statistics() const {
       "links made           {}\ndispatches           {}\nindirect misses      {}\npolls taken          {}\n"
       "tlb misses           {}\ntlb flushes          {}\npage flushes         {}\ndevice accesses      {}\npage "
       "crossings       {}\n"
-      "stores to code pages {}\nblocks invalidated   {}\nexclusive steps      {}\nrevocations          {}\nyields               {}\nsystem functions     {}\nexceptions           {}\ninterrupts  "
+      "stores to code pages {}\nblocks invalidated   {}\nexclusive steps      {}\nrevocations          {}\nyields      "
+      "         {}\nsystem functions     {}\nexceptions           {}\ninterrupts  "
       "         {}\n"
       "native faults        {}\nhalts                {}\n",
       c.blocks_translated, c.guest_bytes_translated, c.host_bytes, space_->cache().used(), space_->flushes(), c.links,
       c.dispatches, c.indirect_misses, c.polls, c.tlb_misses, c.tlb_flushes, c.page_flushes, c.mmio, c.page_crossings,
-      c.code_page_stores, space_->blocks_invalidated(), c.exclusive_steps, c.revocations, c.yields, c.system_calls, c.exceptions, c.interrupts, c.native_faults, c.halts);
+      c.code_page_stores, space_->blocks_invalidated(), c.exclusive_steps, c.revocations, c.yields, c.system_calls,
+      c.exceptions, c.interrupts, c.native_faults, c.halts);
 }
 
 }  // namespace rhea::dbt

@@ -269,7 +269,8 @@ TEST_P(RuntimeTest, EveryStringCopyOverCodeIsSeen) {
           const uint64_t offset = backward ? length - size : 0;
           Bytes code = mov(cpu::kRdx, target);
           if (prefilled) code = code + Bytes{0x88, 0x82, 0x00, 0x08, 0x00, 0x00};  // mov [rdx+0x800],al
-          code = code + kCallRdx + mov(cpu::kRsi, source + offset) + mov(cpu::kRdi, start + offset) + mov32(cpu::kRcx, static_cast<uint32_t>(length / size));
+          code = code + kCallRdx + mov(cpu::kRsi, source + offset) + mov(cpu::kRdi, start + offset) +
+                 mov32(cpu::kRcx, static_cast<uint32_t>(length / size));
           if (backward) code = code + Bytes{0xfd};
           if (size == 2) code = code + Bytes{0x66};
           code = code + Bytes{0xf3};
@@ -290,21 +291,34 @@ TEST_P(RuntimeTest, EveryKindOfStoreOverCodeIsSeen) {
   const uint64_t target = G::kCode + 0x3000, immediate = target + 1;
   const struct {
     const char* name;
-    Bytes code;         // RDI = the immediate's address, RAX = XMM0 = 0x02
+    Bytes code;  // RDI = the immediate's address, RAX = XMM0 = 0x02
   } kStores[] = {
-      {"byte", {0x88, 0x07}}, {"word", {0x66, 0x89, 0x07}}, {"dword", {0x89, 0x07}},
-      {"or", {0x08, 0x07}}, {"add", {0x00, 0x07}}, {"xchg", {0x86, 0x07}}, {"xadd", {0x0f, 0xc0, 0x07}},
-      {"lock inc", {0xf0, 0xfe, 0x07}}, {"shl", {0xd0, 0x27}}, {"bts", {0x0f, 0xab, 0x07}}, {"setcc", {0x3c, 0x00, 0x0f, 0x95, 0x07, 0xd0, 0x27}},
-      {"movd", {0x66, 0x0f, 0x7e, 0x07}}, {"stosb", {0xaa}}, {"stosd", {0xab}},
+      {"byte", {0x88, 0x07}},
+      {"word", {0x66, 0x89, 0x07}},
+      {"dword", {0x89, 0x07}},
+      {"or", {0x08, 0x07}},
+      {"add", {0x00, 0x07}},
+      {"xchg", {0x86, 0x07}},
+      {"xadd", {0x0f, 0xc0, 0x07}},
+      {"lock inc", {0xf0, 0xfe, 0x07}},
+      {"shl", {0xd0, 0x27}},
+      {"bts", {0x0f, 0xab, 0x07}},
+      {"setcc", {0x3c, 0x00, 0x0f, 0x95, 0x07, 0xd0, 0x27}},
+      {"movd", {0x66, 0x0f, 0x7e, 0x07}},
+      {"stosb", {0xaa}},
+      {"stosd", {0xab}},
       {"pop", {0x50, 0x66, 0x8f, 0x07, 0x48, 0x83, 0xc4, 0x06}},
-      {"push", {0x48, 0x89, 0xe5, 0x48, 0x8d, 0x67, 0x02, 0x66, 0x50, 0x48, 0x89, 0xec}},  // mov rbp,rsp; lea rsp,[rdi+2]; push ax; mov rsp,rbp
+      {"push",
+       {0x48, 0x89, 0xe5, 0x48, 0x8d, 0x67, 0x02, 0x66, 0x50, 0x48, 0x89,
+        0xec}},  // mov rbp,rsp; lea rsp,[rdi+2]; push ax; mov rsp,rbp
   };
   for (const auto& store : kStores) {
     for (const bool prefilled : {false, true}) {
       guest.put(target, mov32(cpu::kRbx, 1) + kRet);
       Bytes code = mov(cpu::kRdx, target);
       if (prefilled) code = code + Bytes{0x88, 0x82, 0x00, 0x08, 0x00, 0x00};
-      code = code + kCallRdx + mov(cpu::kRdi, immediate) + mov32(cpu::kRax, 2) + Bytes{0x66, 0x0f, 0x6e, 0xc0} + store.code + kCallRdx + kHlt;
+      code = code + kCallRdx + mov(cpu::kRdi, immediate) + mov32(cpu::kRax, 2) + Bytes{0x66, 0x0f, 0x6e, 0xc0} +
+             store.code + kCallRdx + kHlt;
       guest.gpr(cpu::kRsp) = G::kStack;
       ASSERT_EQ(run(code), ExitReason::kHalted) << store.name;
       ASSERT_EQ(guest.vector(), -1) << store.name;

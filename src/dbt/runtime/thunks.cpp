@@ -26,7 +26,8 @@ template <auto function>
 struct Guarded;
 template <class... Arguments, ThunkResult (*function)(Context*, Arguments...)>
 struct Guarded<function> {
-  __attribute__((no_sanitize("address", "thread", "undefined"))) static ThunkResult call(Context* context, Arguments... arguments) {
+  __attribute__((no_sanitize("address", "thread", "undefined"))) static ThunkResult call(Context* context,
+                                                                                         Arguments... arguments) {
     asm volatile("xsave64 %0" : "+m"(context->state.xsave) : "a"(7), "d"(0) : "memory");
     context->vectors_saved = 1;
     asm volatile("ldmxcsr %0" : : "m"(kDefaultMxcsr));  // x87 stays: memory_after() asks it

@@ -114,8 +114,9 @@ Status Machine::create_devices() {
     if (!spec.wanted(options_.board)) continue;
     auto device = spec.create(board);
     if (!device) return fail(device.error().context(fmt::format("cannot create device {}", spec.name)));
-    devices_.push_back({&spec, std::move(*device)});
+    devices_.push_back({std::string(spec.name), spec.state_version, std::move(*device)});
   }
+  RHEA_TRY(create_virtio_devices(board, *memory_, io_threads_, devices_));
   power_management_ = board.power_management;
   return {};
 }

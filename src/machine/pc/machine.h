@@ -19,6 +19,7 @@
 #include "base/error.h"
 #include "base/event_loop.h"
 #include "base/fd.h"
+#include "base/io_thread.h"
 #include "base/log.h"
 #include "cpu/cpu_model.h"
 #include "cpu/engine.h"
@@ -162,10 +163,7 @@ class Machine {
   ApicBus apic_bus_{router_};
   BoardRequests requests_;
   std::unique_ptr<devices::PciBus> pci_;
-  struct NamedDevice {
-    const BoardDevice* spec;
-    std::unique_ptr<io::Device> device;
-  };
+  std::vector<std::unique_ptr<base::IoThread>> io_threads_;
   std::vector<NamedDevice> devices_;
   devices::AcpiPm* power_management_ = nullptr;
   std::vector<std::unique_ptr<cpu::Lapic>> lapics_;

@@ -46,7 +46,7 @@ void Machine::save_state(state::StateWriter& writer) const {
                    [&](state::StateWriter& section) { lapics_[i]->save_state(section); });
   }
   for (const NamedDevice& entry : devices_) {
-    writer.section(entry.spec->name, entry.spec->state_version,
+    writer.section(entry.name, entry.state_version,
                    [&](state::StateWriter& section) { entry.device->save_state(section); });
   }
 }
@@ -79,7 +79,7 @@ Status Machine::load_state(state::StateReader& reader) {
                    [&](state::StateReader& section) { check(lapics_[i]->load_state(section)); });
   }
   for (const NamedDevice& entry : devices_) {
-    reader.section(entry.spec->name, entry.spec->state_version,
+    reader.section(entry.name, entry.state_version,
                    [&](state::StateReader& section) { check(entry.device->load_state(section)); });
   }
   return reader.status();

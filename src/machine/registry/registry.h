@@ -8,6 +8,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/error.h"
 #include "devices/acpi/pm/pm.h"
@@ -17,6 +18,7 @@
 #include "io/clock.h"
 #include "io/device.h"
 #include "io/irq.h"
+#include "machine/registry/virtio_devices.h"
 
 namespace rhea::machine {
 
@@ -27,6 +29,8 @@ struct BoardOptions {
   devices::CharBackend* serial[2] = {};  // COM1, COM2; nullptr: nothing attached
   bool debug_exit = false;
   std::function<void(std::span<const std::byte>)> debugcon;  // empty: no such device
+  std::vector<DiskOptions> disks;
+  bool entropy = false;  // a virtio entropy device
 };
 
 // What devices ask of the machine. vCPU threads, outside device locks.

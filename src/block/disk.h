@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a disk is to the device that shows it to the guest: a range of bytes, read and written asynchronously.
+#pragma once
+
+#include <sys/uio.h>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "base/event_loop.h"
+
+namespace rhea::block {
+
+enum class Operation : uint8_t { kRead, kWrite, kFlush, kDiscard, kWriteZeroes };
+
+// One request. The buffers are the caller's (guest RAM, for one) and stay valid until `done`, which is called once, on
+// the disk's loop, with 0 or an errno value; it may be called from within submit().
+struct Request {
+  Operation operation = Operation::kRead;
+  uint64_t offset = 0, length = 0;  // bytes; within the disk
+  std::vector<iovec> buffers;       // kRead, kWrite: `length` bytes in all
+  bool may_unmap = false;           // kWriteZeroes: space may be given back
+  std::function<void(int error)> done;
+};
+
+// Threads: all calls on the loop the disk was opened for, but for size_bytes() and the constant facts.
+class Disk {
+ public:
+  virtual ~Disk() = default;  // no request is under way
+  virtual uint64_t size_bytes() const = 0;
+  virtual bool read_only() const = 0;
+  virtual std::string_view format() const = 0;
+  virtual uint32_t block_bytes() const { return 512; }           // smallest unit of a request
+  virtual uint32_t optimal_block_bytes() const { return 4096; }  // what the host does without reading first
+  virtual void submit(Request request) = 0;
+};
+
+// Wakes up on `done` of the last of several requests, with the first error.
+struct OpenOptions {
+  bool read_only = false;
+  std::string format = "raw";  // never guessed from what a guest may have written
+  bool allow_io_uring = true;  // otherwise, or without it, a pool of threads
+};
+
+// Opens the image at `path` for `loop`, and locks it against other users, in a way that QEMU's own locks respect.
+// Errors name the file and say what to do.
+Result<std::unique_ptr<Disk>> open_disk(base::EventLoop& loop, const std::string& path, const OpenOptions& options);
+
+}  // namespace rhea::block

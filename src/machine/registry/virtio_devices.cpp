@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+// Virtio devices of the PC, in the PCI slots between the host bridge's and the LPC bridge's.
+#include "machine/registry/virtio_devices.h"
+
+#include <fmt/format.h>
+
+#include "devices/pci/lpc_bridge/lpc_bridge.h"
+#include "devices/virtio/blk/blk.h"
+#include "devices/virtio/pci_transport.h"
+#include "devices/virtio/rng/rng.h"
+#include "machine/registry/registry.h"
+
+namespace rhea::machine {
+namespace {
+
+using devices::virtio::PciTransport;
+using devices::virtio::VirtioDevice;
+
+constexpr uint32_t kStateVersion = 1;
+constexpr uint8_t kFirstSlot = 2;
+
+constexpr std::string_view kFormats[] = {"raw"};
+constexpr io::PropertySpec kDiskProperties[] = {
+    {.name = "path", .help = "image file or block device", .required = true},
+    {.name = "format",
+     .type = io::PropertyType::kChoice,
+     .help = "image format",
+     .default_value = "raw",
+     .choices = kFormats},
+    {.name = "readonly", .type = io::PropertyType::kBool, .help = "refuse writes", .default_value = "off"},
+    {.name = "serial", .help = "serial number, up to 20 characters", .default_value = ""},
+    {.name = "queues",
+     .type = io::PropertyType::kUint,
+     .help = "request queues",
+     .default_value = "1",
+     .min = 1,
+     .max = 64},
+    {.name = "io-uring",
+     .type = io::PropertyType::kBool,
+     .help = "use io_uring where the host has it",
+     .default_value = "on"},
+};
+constexpr io::DeviceSpec kDiskSpec = {
+    .name = "disk", .help = "virtio block device", .state_version = kStateVersion, .properties = kDiskProperties};
+
+class Slots {
+ public:
+  explicit Slots(devices::PciBus& bus) : bus_(bus) {}
+  Status plug(PciTransport& transport) {
+    if (next_ == devices::LpcBridge::kDeviceNumber)
+      return fail(ErrorCode::kExhausted, "too many devices: the PCI bus has no slot left");
+    return bus_.add(transport, next_++, 0);
+  }
+
+ private:
+  devices::PciBus& bus_;
+  uint8_t next_ = kFirstSlot;
+};
+
+Result<std::unique_ptr<VirtioDevice>> create_disk(const DiskOptions& options, const std::string& name,
+                                                  memory::GuestMemory& memory, base::IoThread& thread) {
+  auto disk = RHEA_TRY(
+      block::open_disk(thread.loop(), options.path,
+                       {.read_only = options.read_only, .format = options.format, .allow_io_uring = options.io_uring}));
+  return RHEA_TRY(devices::virtio::Blk::create({.name = name, .serial = options.serial, .queues = options.queues},
+                                               {.memory = memory, .thread = thread, .disk = std::move(disk)}));
+}
+
+}  // namespace
+
+const io::DeviceSpec& disk_spec() { return kDiskSpec; }
+
+Result<DiskOptions> parse_disk(std::string_view text) {
+  // The first word may be the file alone.
+  const std::string_view first = text.substr(0, text.find(','));
+  const std::string whole =
+      first.find('=') == std::string_view::npos ? fmt::format("path={}", text) : std::string(text);
+  const io::PropertyValues values = RHEA_TRY(io::PropertyValues::parse(kDiskSpec, whole));
+  return DiskOptions{.path = values.get_string("path"),
+                     .format = values.get_string("format"),
+                     .serial = values.get_string("serial"),
+                     .read_only = values.get_bool("readonly"),
+                     .queues = static_cast<unsigned>(values.get_uint("queues")),
+                     .io_uring = values.get_bool("io-uring")};
+}
+
+Status create_virtio_devices(Board& board, memory::GuestMemory& memory,
+                             std::vector<std::unique_ptr<base::IoThread>>& threads, std::vector<NamedDevice>& devices) {
+  Slots slots(board.pci);
+  const auto new_thread = [&threads](const std::string& name) -> Result<base::IoThread*> {
+    threads.push_back(RHEA_TRY(base::IoThread::create(name)));
+    return threads.back().get();
+  };
+  const auto plug = [&](const std::string& name, std::unique_ptr<VirtioDevice> device) -> Status {
+    auto transport = std::make_unique<PciTransport>(std::move(device));
+    RHEA_TRY(slots.plug(*transport));
+    devices.push_back({name, kStateVersion, std::move(transport)});
+    return {};
+  };
+  for (size_t i = 0; i < board.options.disks.size(); ++i) {
+    const std::string name = fmt::format("disk{}", i);
+    base::IoThread* const thread = RHEA_TRY(new_thread("rhea-" + name));
+    auto disk = RHEA_TRY(create_disk(board.options.disks[i], name, memory, *thread));
+    RHEA_TRY(plug(name, std::move(disk)));
+  }
+  if (board.options.entropy) {
+    base::IoThread* const thread = RHEA_TRY(new_thread("rhea-io"));
+    auto rng = RHEA_TRY(devices::virtio::Rng::create("rng0", {.memory = memory, .thread = *thread}));
+    RHEA_TRY(plug("rng0", std::move(rng)));
+  }
+  return {};
+}
+
+}  // namespace rhea::machine

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+// The devices that a machine has any number of: virtio on PCI, each with its properties.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/error.h"
+#include "base/io_thread.h"
+#include "io/device.h"
+#include "io/device_spec.h"
+#include "memory/guest_memory.h"
+
+namespace rhea::machine {
+
+struct Board;
+
+// What the user says of a disk: `--disk FILE,readonly=on,...`.
+struct DiskOptions {
+  std::string path;
+  std::string format = "raw";
+  std::string serial;
+  bool read_only = false;
+  unsigned queues = 1;
+  bool io_uring = true;
+};
+// Errors: kInvalidArgument, with the nearest right property.
+Result<DiskOptions> parse_disk(std::string_view text);
+const io::DeviceSpec& disk_spec();
+
+// A device as the machine keeps it.
+struct NamedDevice {
+  std::string name;  // of the instance: its section in saved state
+  uint32_t state_version = 1;
+  std::unique_ptr<io::Device> device;
+};
+
+// Makes the disks and the entropy device that the board's options ask for. `threads` takes the threads they work on,
+// and outlives the devices.
+Status create_virtio_devices(Board& board, memory::GuestMemory& memory,
+                             std::vector<std::unique_ptr<base::IoThread>>& threads, std::vector<NamedDevice>& devices);
+
+}  // namespace rhea::machine
