@@ -19,13 +19,15 @@ constexpr std::string_view kVersion = "rhea 0.1.0";
 constexpr std::array<std::string_view, 3> kCommands = {"run", "version", "help"};
 constexpr std::array<std::string_view, 3> kEngines = {"auto", "dbt", "kvm"};
 constexpr std::array<std::string_view, 4> kConsoles = {"tty", "stdio", "file:PATH", "none"};
+constexpr std::array<std::string_view, 2> kNetworks = {"user", "none"};
 constexpr std::array<std::string_view, 2> kClocks = {"host", "instructions"};
 
 // Options as the user typed them, before they are checked.
 struct Raw {
   std::string memory = "512M", cpus = "1", console, clock = "host", dbt_opt = "1", dbt_verify = "0", dbt_cache = "256M";
   bool no_reboot = false;
-  std::vector<std::string> disks;
+  std::vector<std::string> disks, forwards;
+  std::string net = "user";
 };
 
 std::unexpected<Error> usage(std::string message) { return fail(ErrorCode::kInvalidArgument, std::move(message)); }
@@ -49,6 +51,14 @@ void add_run_options(CLI::App& run, RunOptions& options, Raw& raw) {
   run.add_option("--disk", raw.disks,
                  "Disk image, may be given several times: FILE[,format=raw][,readonly=on][,serial=TEXT][,queues=N]")
       ->type_name("FILE[,...]")
+      ->expected(1)
+      ->take_all();
+  run.add_option("--net", raw.net,
+                 "Network: user (outbound through this host's sockets, no privileges), none (default user)")
+      ->type_name("KIND");
+  run.add_option("--forward", raw.forwards,
+                 "Lead a port of this host to the guest: tcp:2222:22, udp:[ADDRESS:]PORT:PORT")
+      ->type_name("FORWARD")
       ->expected(1)
       ->take_all();
   run.add_flag("--no-reboot", raw.no_reboot, "End with status 4 where the guest asks for a reset");
@@ -132,6 +142,10 @@ Status check_run_options(RunOptions& options, const Raw& raw) {
   options.reboot = !raw.no_reboot;
   RHEA_TRY(set_console(options, raw.console));
   for (const std::string& disk : raw.disks) options.disks.push_back(RHEA_TRY(machine::parse_disk(disk)));
+  for (const std::string& forward : raw.forwards) options.forwards.push_back(RHEA_TRY(net::parse_forward(forward)));
+  if (raw.net != "user" && raw.net != "none") return unknown_choice("network", raw.net, kNetworks);
+  options.user_network = raw.net == "user";
+  if (!options.user_network && !options.forwards.empty()) return usage("--forward needs --net user");
   if (options.engine == "kvm") return usage("engine kvm is not built yet; use dbt");
   if (options.engine != "auto" && options.engine != "dbt") return unknown_choice("engine", options.engine, kEngines);
   if (raw.clock == "instructions") {

@@ -25,6 +25,8 @@ struct RunOptions {
   std::string engine = "auto";
   std::string name = "rhea";
   std::vector<machine::DiskOptions> disks;
+  bool user_network = true;
+  std::vector<net::Forward> forwards;
   ConsoleKind console = ConsoleKind::kStdio;
   std::string console_path;
   bool reboot = true;

@@ -31,6 +31,7 @@ struct BoardOptions {
   std::function<void(std::span<const std::byte>)> debugcon;  // empty: no such device
   std::vector<DiskOptions> disks;
   bool entropy = false;  // a virtio entropy device
+  std::vector<NetworkOptions> networks;
 };
 
 // What devices ask of the machine. vCPU threads, outside device locks.

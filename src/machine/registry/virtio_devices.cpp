@@ -6,6 +6,7 @@
 
 #include "devices/pci/lpc_bridge/lpc_bridge.h"
 #include "devices/virtio/blk/blk.h"
+#include "devices/virtio/net/net.h"
 #include "devices/virtio/pci_transport.h"
 #include "devices/virtio/rng/rng.h"
 #include "machine/registry/registry.h"
@@ -66,6 +67,11 @@ Result<std::unique_ptr<VirtioDevice>> create_disk(const DiskOptions& options, co
                                                {.memory = memory, .thread = thread, .disk = std::move(disk)}));
 }
 
+// Locally administered; the same each time, so that a guest knows its card again.
+devices::virtio::Net::Mac mac_of(size_t index) {
+  return {0x52, 0x48, 0x45, 0x41, 0x00, static_cast<uint8_t>(index + 1)};
+}
+
 }  // namespace
 
 const io::DeviceSpec& disk_spec() { return kDiskSpec; }
@@ -102,6 +108,15 @@ Status create_virtio_devices(Board& board, memory::GuestMemory& memory,
     base::IoThread* const thread = RHEA_TRY(new_thread("rhea-" + name));
     auto disk = RHEA_TRY(create_disk(board.options.disks[i], name, memory, *thread));
     RHEA_TRY(plug(name, std::move(disk)));
+  }
+  for (size_t i = 0; i < board.options.networks.size(); ++i) {
+    const NetworkOptions& options = board.options.networks[i];
+    const std::string name = fmt::format("net{}", i);
+    base::IoThread* const thread = RHEA_TRY(new_thread("rhea-" + name));
+    auto network = RHEA_TRY(net::create_user_network({.guest_name = options.guest_name, .forwards = options.forwards}));
+    auto card = RHEA_TRY(devices::virtio::Net::create(
+        {.name = name, .mac = mac_of(i)}, {.memory = memory, .thread = *thread, .network = std::move(network)}));
+    RHEA_TRY(plug(name, std::move(card)));
   }
   if (board.options.entropy) {
     base::IoThread* const thread = RHEA_TRY(new_thread("rhea-io"));

@@ -13,6 +13,7 @@
 #include "io/device.h"
 #include "io/device_spec.h"
 #include "memory/guest_memory.h"
+#include "net/network.h"
 
 namespace rhea::machine {
 
@@ -31,6 +32,12 @@ struct DiskOptions {
 Result<DiskOptions> parse_disk(std::string_view text);
 const io::DeviceSpec& disk_spec();
 
+// A network card: `--net user`, with `--forward` for ports of the host that lead to it.
+struct NetworkOptions {
+  std::vector<net::Forward> forwards;
+  std::string guest_name = "rhea";
+};
+
 // A device as the machine keeps it.
 struct NamedDevice {
   std::string name;  // of the instance: its section in saved state
@@ -38,8 +45,8 @@ struct NamedDevice {
   std::unique_ptr<io::Device> device;
 };
 
-// Makes the disks and the entropy device that the board's options ask for. `threads` takes the threads they work on,
-// and outlives the devices.
+// Makes the disks, network cards and the entropy device that the board's options ask for. `threads` takes the threads
+// they work on, and outlives the devices.
 Status create_virtio_devices(Board& board, memory::GuestMemory& memory,
                              std::vector<std::unique_ptr<base::IoThread>>& threads, std::vector<NamedDevice>& devices);
 

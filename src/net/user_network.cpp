@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: Apache-2.0
+// The user-mode network: libslirp on a thread of its own, which sleeps in poll(2).
+#include <arpa/inet.h>
+#include <fmt/format.h>
+#include <poll.h>
+#include <pthread.h>
+#include <slirp/libslirp.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <deque>
+#include <mutex>
+#include <thread>
+
+#include "base/fd.h"
+#include "net/network.h"
+
+namespace rhea::net {
+namespace {
+
+constexpr size_t kMaximumQueuedFrames = 1024;
+constexpr uint32_t kIdleMilliseconds = 60000;
+
+int64_t now_ns() {
+  timespec time{};
+  clock_gettime(CLOCK_MONOTONIC, &time);
+  return int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
+}
+
+in_addr address(const char* text) {
+  in_addr result{};
+  inet_pton(AF_INET, text, &result);
+  return result;
+}
+
+struct Timer {
+  SlirpTimerCb callback;
+  void* argument;
+  int64_t expires_ms = -1;  // -1: not armed
+};
+
+class UserNetwork final : public Network {
+ public:
+  ~UserNetwork() override {
+    quit_ = true;
+    wake();
+    if (thread_.joinable()) thread_.join();
+    if (slirp_) slirp_cleanup(slirp_);
+  }
+
+  Status open(const UserNetworkOptions& options) {
+    wake_ = base::UniqueFd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+    if (!wake_) return fail(Error::from_errno(errno, "creating an eventfd"));
+    SlirpConfig config{};
+    config.version = 4;
+    config.in_enabled = true;
+    config.vnetwork = address("10.0.2.0");
+    config.vnetmask = address("255.255.255.0");
+    config.vhost = address("10.0.2.2");
+    config.vdhcp_start = address("10.0.2.15");
+    config.vnameserver = address("10.0.2.3");
+    config.in6_enabled = true;
+    inet_pton(AF_INET6, "fec0::", &config.vprefix_addr6);
+    config.vprefix_len = 64;
+    inet_pton(AF_INET6, "fec0::2", &config.vhost6);
+    inet_pton(AF_INET6, "fec0::3", &config.vnameserver6);
+    config.vhostname = options.guest_name.c_str();
+    slirp_ = slirp_new(&config, &kCallbacks, this);
+    if (!slirp_) return fail(ErrorCode::kInternal, "the user-mode network cannot be set up");
+    for (const Forward& forward : options.forwards) RHEA_TRY(add(forward));
+    thread_ = std::thread([this] { run(); });
+    pthread_setname_np(thread_.native_handle(), "rhea-net");
+    return {};
+  }
+
+  void set_receiver(Receiver receiver) override {
+    std::lock_guard lock(receiver_mutex_);
+    receiver_ = std::move(receiver);
+  }
+
+  void send(std::span<const std::byte> frame) override {
+    if (frame.size() < kMinimumFrameBytes || frame.size() > kMaximumFrameBytes) return;
+    {
+      std::lock_guard lock(outgoing_mutex_);
+      if (outgoing_.size() >= kMaximumQueuedFrames) return;
+      outgoing_.emplace_back(frame.begin(), frame.end());
+      if (outgoing_.size() > 1) return;  // the thread is on its way
+    }
+    wake();
+  }
+
+ private:
+  static UserNetwork& self(void* opaque) { return *static_cast<UserNetwork*>(opaque); }
+  static ssize_t send_packet(const void* data, size_t bytes, void* opaque) {
+    UserNetwork& network = self(opaque);
+    std::lock_guard lock(network.receiver_mutex_);
+    if (network.receiver_) network.receiver_({static_cast<const std::byte*>(data), bytes});
+    return static_cast<ssize_t>(bytes);
+  }
+  static void guest_error(const char*, void*) {}  // a guest may send what it likes
+  static int64_t clock_get_ns(void*) { return now_ns(); }
+  static void* timer_new(SlirpTimerCb callback, void* argument, void* opaque) {
+    return self(opaque).timers_.emplace_back(new Timer{callback, argument});
+  }
+  static void timer_free(void* timer, void* opaque) {
+    std::erase(self(opaque).timers_, static_cast<Timer*>(timer));
+    delete static_cast<Timer*>(timer);
+  }
+  static void timer_mod(void* timer, int64_t expires_ms, void*) { static_cast<Timer*>(timer)->expires_ms = expires_ms; }
+  static void no_poll_fd(int, void*) {}  // poll(2) is told anew each time
+  static void notify(void* opaque) { self(opaque).wake(); }
+  static constexpr SlirpCb kCallbacks = {.send_packet = send_packet,
+                                         .guest_error = guest_error,
+                                         .clock_get_ns = clock_get_ns,
+                                         .timer_new = timer_new,
+                                         .timer_free = timer_free,
+                                         .timer_mod = timer_mod,
+                                         .register_poll_fd = no_poll_fd,
+                                         .unregister_poll_fd = no_poll_fd,
+                                         .notify = notify};
+
+  static int add_poll(int fd, int events, void* opaque) {
+    auto& fds = self(opaque).fds_;
+    short wanted = 0;
+    if (events & SLIRP_POLL_IN) wanted |= POLLIN;
+    if (events & SLIRP_POLL_OUT) wanted |= POLLOUT;
+    if (events & SLIRP_POLL_PRI) wanted |= POLLPRI;
+    fds.push_back({fd, wanted, 0});
+    return static_cast<int>(fds.size() - 1);
+  }
+  static int get_events(int index, void* opaque) {
+    const short got = self(opaque).fds_[static_cast<size_t>(index)].revents;
+    int events = 0;
+    if (got & POLLIN) events |= SLIRP_POLL_IN;
+    if (got & POLLOUT) events |= SLIRP_POLL_OUT;
+    if (got & POLLPRI) events |= SLIRP_POLL_PRI;
+    if (got & POLLERR) events |= SLIRP_POLL_ERR;
+    if (got & POLLHUP) events |= SLIRP_POLL_HUP;
+    return events;
+  }
+
+  Status add(const Forward& forward) {
+    in_addr host{};
+    if (inet_pton(AF_INET, forward.host_address.c_str(), &host) != 1)
+      return fail(ErrorCode::kInvalidArgument, fmt::format("'{}' is no IPv4 address", forward.host_address));
+    if (slirp_add_hostfwd(slirp_, forward.udp, host, forward.host_port, address("10.0.2.15"), forward.guest_port) == 0)
+      return {};
+    return fail(Error::from_errno(errno, fmt::format("cannot forward {} port {} of {}", forward.udp ? "UDP" : "TCP",
+                                                     forward.host_port, forward.host_address)));
+  }
+
+  void wake() {
+    const uint64_t one = 1;
+    [[maybe_unused]] const ssize_t written = write(wake_.get(), &one, sizeof one);
+  }
+
+  void run() {
+    while (!quit_) {
+      fds_.assign(1, {wake_.get(), POLLIN, 0});
+      uint32_t timeout = kIdleMilliseconds;
+      slirp_pollfds_fill(slirp_, &timeout, add_poll, this);
+      const int64_t now_ms = now_ns() / 1'000'000;
+      for (const Timer* timer : timers_)
+        if (timer->expires_ms >= 0)
+          timeout = static_cast<uint32_t>(std::clamp<int64_t>(timer->expires_ms - now_ms, 0, timeout));
+      const int ready = poll(fds_.data(), fds_.size(), static_cast<int>(timeout));
+      if (fds_[0].revents) {
+        uint64_t count = 0;
+        [[maybe_unused]] const ssize_t got = read(wake_.get(), &count, sizeof count);
+      }
+      slirp_pollfds_poll(slirp_, ready < 0, get_events, this);
+      take_outgoing();
+      run_timers();
+    }
+  }
+
+  void take_outgoing() {
+    std::deque<std::vector<std::byte>> frames;
+    {
+      std::lock_guard lock(outgoing_mutex_);
+      frames.swap(outgoing_);
+    }
+    for (const auto& frame : frames)
+      slirp_input(slirp_, reinterpret_cast<const uint8_t*>(frame.data()), static_cast<int>(frame.size()));
+  }
+
+  void run_timers() {
+    const int64_t now_ms = now_ns() / 1'000'000;
+    const std::vector<Timer*> all = timers_;
+    for (Timer* timer : all) {
+      if (timer->expires_ms < 0 || timer->expires_ms > now_ms) continue;
+      timer->expires_ms = -1;
+      timer->callback(timer->argument);
+    }
+  }
+
+  base::UniqueFd wake_;
+  Slirp* slirp_ = nullptr;
+  std::atomic<bool> quit_{false};
+  std::mutex outgoing_mutex_, receiver_mutex_;
+  std::deque<std::vector<std::byte>> outgoing_;
+  Receiver receiver_;
+  std::vector<Timer*> timers_;  // the thread's from here on
+  std::vector<pollfd> fds_;
+  std::thread thread_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<Network>> create_user_network(const UserNetworkOptions& options) {
+  auto network = std::make_unique<UserNetwork>();
+  RHEA_TRY(network->open(options));
+  return network;
+}
+
+}  // namespace rhea::net
