@@ -49,7 +49,7 @@ void add_run_options(CLI::App& run, RunOptions& options, Raw& raw) {
                  "Serial console: tty, stdio, file:PATH, none (default tty on a terminal, else stdio)")
       ->type_name("KIND");
   run.add_option("--disk", raw.disks,
-                 "Disk image, may be given several times: FILE[,format=raw][,readonly=on][,serial=TEXT][,queues=N]")
+                 "Disk image, may be given several times: FILE[,format=raw|qcow2][,readonly=on][,serial=TEXT][,queues=N]")
       ->type_name("FILE[,...]")
       ->expected(1)
       ->take_all();

@@ -54,4 +54,16 @@ void store_le(void* to, T value) {
   std::memcpy(to, &wire, sizeof wire);
 }
 
+template <std::unsigned_integral T>
+T load_be(const void* from) {
+  WireInt<T, std::endian::big> wire;
+  std::memcpy(&wire, from, sizeof wire);
+  return wire;
+}
+template <std::unsigned_integral T>
+void store_be(void* to, T value) {
+  const WireInt<T, std::endian::big> wire(value);
+  std::memcpy(to, &wire, sizeof wire);
+}
+
 }  // namespace rhea::base

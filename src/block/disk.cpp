@@ -10,6 +10,7 @@
 #include "base/fd.h"
 #include "base/strings.h"
 #include "block/file_lock.h"
+#include "block/qcow2_disk.h"
 #include "block/raw_disk.h"
 
 namespace rhea::block {
@@ -25,7 +26,9 @@ Result<std::unique_ptr<Disk>> open_disk(base::EventLoop& loop, const std::string
   }
   RHEA_TRY(lock_image(fd.get(), !options.read_only, path));
   if (options.format == "raw") return open_raw_disk(loop, std::move(fd), path, options);
-  return fail(ErrorCode::kUnsupported, fmt::format("{}: unknown disk format '{}' (known: raw)", path, options.format));
+  if (options.format == "qcow2") return open_qcow2_disk(loop, std::move(fd), path, options);
+  return fail(ErrorCode::kUnsupported,
+              fmt::format("{}: unknown disk format '{}' (known: raw, qcow2)", path, options.format));
 }
 
 }  // namespace rhea::block

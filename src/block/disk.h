@@ -42,8 +42,9 @@ class Disk {
 // Wakes up on `done` of the last of several requests, with the first error.
 struct OpenOptions {
   bool read_only = false;
-  std::string format = "raw";  // never guessed from what a guest may have written
-  bool allow_io_uring = true;  // otherwise, or without it, a pool of threads
+  std::string format = "raw";     // never guessed from what a guest may have written
+  bool backing_anywhere = false;  // a backing file may lie outside the image's folder
+  bool allow_io_uring = true;     // otherwise, or without it, a pool of threads
 };
 
 // Opens the image at `path` for `loop`, and locks it against other users, in a way that QEMU's own locks respect.

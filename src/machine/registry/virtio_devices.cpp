@@ -20,7 +20,8 @@ using devices::virtio::VirtioDevice;
 constexpr uint32_t kStateVersion = 1;
 constexpr uint8_t kFirstSlot = 2;
 
-constexpr std::string_view kFormats[] = {"raw"};
+constexpr std::string_view kFormats[] = {"raw", "qcow2"};
+constexpr std::string_view kBackings[] = {"beside", "anywhere"};
 constexpr io::PropertySpec kDiskProperties[] = {
     {.name = "path", .help = "image file or block device", .required = true},
     {.name = "format",
@@ -36,6 +37,11 @@ constexpr io::PropertySpec kDiskProperties[] = {
      .default_value = "1",
      .min = 1,
      .max = 64},
+    {.name = "backing",
+     .type = io::PropertyType::kChoice,
+     .help = "where backing files may lie",
+     .default_value = "beside",
+     .choices = kBackings},
     {.name = "io-uring",
      .type = io::PropertyType::kBool,
      .help = "use io_uring where the host has it",
@@ -60,9 +66,11 @@ class Slots {
 
 Result<std::unique_ptr<VirtioDevice>> create_disk(const DiskOptions& options, const std::string& name,
                                                   memory::GuestMemory& memory, base::IoThread& thread) {
-  auto disk = RHEA_TRY(
-      block::open_disk(thread.loop(), options.path,
-                       {.read_only = options.read_only, .format = options.format, .allow_io_uring = options.io_uring}));
+  auto disk = RHEA_TRY(block::open_disk(thread.loop(), options.path,
+                                        {.read_only = options.read_only,
+                                         .format = options.format,
+                                         .backing_anywhere = options.backing_anywhere,
+                                         .allow_io_uring = options.io_uring}));
   return RHEA_TRY(devices::virtio::Blk::create({.name = name, .serial = options.serial, .queues = options.queues},
                                                {.memory = memory, .thread = thread, .disk = std::move(disk)}));
 }
@@ -87,6 +95,7 @@ Result<DiskOptions> parse_disk(std::string_view text) {
                      .serial = values.get_string("serial"),
                      .read_only = values.get_bool("readonly"),
                      .queues = static_cast<unsigned>(values.get_uint("queues")),
+                     .backing_anywhere = values.get_string("backing") == "anywhere",
                      .io_uring = values.get_bool("io-uring")};
 }
 

@@ -26,6 +26,7 @@ struct DiskOptions {
   std::string serial;
   bool read_only = false;
   unsigned queues = 1;
+  bool backing_anywhere = false;
   bool io_uring = true;
 };
 // Errors: kInvalidArgument, with the nearest right property.

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+// One file of a backing chain: where each range of the disk's bytes lies.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "base/error.h"
+#include "base/fd.h"
+
+namespace rhea::block {
+
+class AsyncFile;
+
+// Blocking calls, on the disk's thread.
+class Layer {
+ public:
+  enum class Kind : uint8_t { kData, kZero, kCompressed };
+  struct Extent {
+    Kind kind = Kind::kZero;
+    uint64_t length = 0;     // bytes from the asked offset on that are alike
+    Layer* layer = nullptr;  // whose file it is; kData, kCompressed
+    uint64_t offset = 0;     // kData: in that file; kCompressed: of the disk
+    uint64_t entry = 0;      // kCompressed
+  };
+
+  virtual ~Layer() = default;
+  virtual uint64_t size_bytes() const = 0;
+  virtual int fd() const = 0;
+  AsyncFile* file() const { return file_; }
+  void set_file(AsyncFile* file) { file_ = file; }
+
+  // Looks `offset` up; at least one and at most `length` bytes, which lie within the disk. 0 or an errno value.
+  virtual int map(uint64_t offset, uint64_t length, Extent& extent) = 0;
+  // A compressed extent's bytes.
+  virtual int read_compressed(const Extent& extent, std::span<std::byte> out);
+  // Reads through the chain; beyond the disk's end there are zeros.
+  int read(uint64_t offset, std::span<std::byte> out);
+
+ private:
+  AsyncFile* file_ = nullptr;
+};
+
+std::unique_ptr<Layer> make_raw_layer(base::UniqueFd fd, uint64_t size_bytes);
+
+// pread and pwrite of everything: 0 or an errno value. What lies beyond the file's end reads as zeros.
+int read_fully(int fd, uint64_t offset, std::span<std::byte> out);
+int write_fully(int fd, uint64_t offset, std::span<const std::byte> data);
+
+}  // namespace rhea::block
