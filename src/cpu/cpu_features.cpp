@@ -104,6 +104,12 @@ constexpr Feature kFeatures[] = {
   {"xsavec",      0xd, 1, kEax, 1, kHost,  Level::kMax},
   {"xgetbv1",     0xd, 1, kEax, 2, kHost,  Level::kMax},
   {"xsaves",      0xd, 1, kEax, 3, kHost,  Level::kMax},
+  // leaf 0x40000001: of KVM's paravirtual interface
+  {"kvm_nop_io_delay", 0x40000001, 0, kEax, 1, kEngine, Level::kV2},
+  {"kvm_clocksource2", 0x40000001, 0, kEax, 3, kEngine, Level::kV2},
+  {"kvm_pv_unhalt", 0x40000001, 0, kEax, 7, kEngine, Level::kSmp},
+  {"kvm_pv_send_ipi", 0x40000001, 0, kEax, 11, kEngine, Level::kSmp},
+  {"kvm_clocksource_stable", 0x40000001, 0, kEax, 24, kEngine, Level::kV2},
   // leaf 0x80000001
   {"syscall",     0x80000001, 0, kEdx, 11, kEngine, Level::kV2},
   {"nx",          0x80000001, 0, kEdx, 20, kEngine, Level::kV2},

@@ -234,7 +234,8 @@ void CpuModelBuilder::identification() {
   CpuidResult& one = leaf(1);
   one.eax = signature != 0 ? signature : host_.cpuid(1, 0).eax;
   one.ebx = (kLineBytes / 8) << 8;
-  if (options_.cpu_count > 1) one.ebx |= std::bit_ceil(std::min(options_.cpu_count, 128u)) << 16;
+  // Addressable IDs, in eight bits: 255 stands for 256. [SDM-2A CPUID leaf 01H]
+  if (options_.cpu_count > 1) one.ebx |= std::min(std::bit_ceil(options_.cpu_count), 255u) << 16;
   // Descriptors: cache details in leaf 4, 64-byte prefetch. [SDM-2A CPUID leaf 02H]
   if (out_.intel_) leaf(2) = {.eax = 0x00f0ff01};
 }
@@ -281,9 +282,9 @@ void CpuModelBuilder::caches() {
 
 // One thread per core, all cores in one package. [SDM-3A 9.9.3]
 void CpuModelBuilder::topology() {
-  if (!out_.intel_) return;
   unsigned shift = std::bit_width(options_.cpu_count - 1);
   for (uint32_t number : {0xbu, 0x1fu}) {
+    if (number > out_.max_basic_) continue;  // AMD has the first alone [APM-3 E.3.9]
     constexpr uint32_t kSmtLevel = 1, kCoreLevel = 2;
     leaf(number, 0) = {.eax = 0, .ebx = 1, .ecx = kSmtLevel << 8 | 0};
     leaf(number, 1) = {.eax = shift, .ebx = options_.cpu_count, .ecx = kCoreLevel << 8 | 1};
@@ -320,17 +321,15 @@ void CpuModelBuilder::frequencies() {
   leaf(0x16) = {.eax = mhz, .ebx = mhz, .ecx = 100};
 }
 
-// The KVM signature and its paravirtual clock: what Linux looks for first under a hypervisor.
+// The KVM signature: what Linux looks for first under a hypervisor. Leaf 0x40000001 is in the table of features.
 // [Linux Documentation/virt/kvm/x86/cpuid.rst]
 void CpuModelBuilder::hypervisor() {
-  constexpr uint32_t kNopIoDelay = 1u << 1, kClockSource2 = 1u << 3, kClockSourceStable = 1u << 24;
   out_.max_hypervisor_ = 0x40000010;
   CpuidResult& signature = leaf(0x40000000);
   signature.eax = out_.max_hypervisor_;
   std::memcpy(&signature.ebx, "KVMK", 4);
   std::memcpy(&signature.ecx, "VMKV", 4);
   std::memcpy(&signature.edx, "M\0\0\0", 4);
-  leaf(0x40000001) = {.eax = kNopIoDelay | kClockSource2 | kClockSourceStable};
   leaf(0x40000010) = {.eax = static_cast<uint32_t>(options_.tsc_frequency_hz / 1000), .ebx = kBusFrequencyHz / 1000};
 }
 

@@ -179,6 +179,28 @@ TEST(CpuModel, SmpBits) {
   EXPECT_FALSE(fake.model("max", 0));
 }
 
+TEST(CpuModel, TopologyOfManyProcessors) {
+  FakeHost fake;
+  auto intel = fake.model("max", 255);
+  EXPECT_EQ((intel->cpuid(1, 0).ebx >> 16) & 0xff, 255u);
+  EXPECT_EQ(intel->cpuid(0xb, 1), (CpuidResult{.eax = 8, .ebx = 255, .ecx = 0x201}));
+  EXPECT_EQ(intel->cpuid(0x1f, 1), intel->cpuid(0xb, 1));
+  EXPECT_EQ(intel->cpuid(4, 3).eax >> 14 & 0xfff, 255u) << "all share the last cache";
+  EXPECT_EQ(intel->cpuid(4, 3).eax >> 26, 63u) << "as much as six bits hold";
+
+  fake.make_amd();
+  auto amd = fake.model("max", 255);
+  EXPECT_EQ(amd->cpuid(0xb, 1), (CpuidResult{.eax = 8, .ebx = 255, .ecx = 0x201}));
+  EXPECT_EQ(amd->cpuid(0x1f, 1), CpuidResult{});
+  EXPECT_EQ(amd->cpuid(0x80000008, 0).ecx, 254u | 8u << 12);
+  EXPECT_EQ(amd->cpuid(0x8000001d, 3).eax >> 14 & 0xfff, 255u);
+  CpuState state;
+  reset_to_power_on(state);
+  EXPECT_EQ(execute_cpuid(*amd, state, 254, true, 0x8000001e, 0), (CpuidResult{.eax = 254, .ebx = 254}));
+  EXPECT_EQ(execute_cpuid(*amd, state, 254, true, 1, 0).ebx >> 24, 254u);
+  EXPECT_EQ(execute_cpuid(*amd, state, 254, true, 0xb, 5).edx, 254u);
+}
+
 TEST(CpuModel, CachesEndWithANullEntryAndHaveTheirSizes) {
   auto model = FakeHost().model("x86-64-v3", 2);
   auto size = [&](uint32_t i) {
@@ -250,6 +272,10 @@ TEST(CpuModel, KvmSignature) {
     text.append(reinterpret_cast<const char*>(&word), 4);
   EXPECT_EQ(text, std::string("KVMKVMKVM\0\0\0", 12));
   EXPECT_EQ(model->cpuid(0x40000001, 0).eax, 1u << 1 | 1u << 3 | 1u << 24);
+  // What helps processors that share fewer real ones.
+  EXPECT_EQ(FakeHost().model("max", 2)->cpuid(0x40000001, 0).eax, 1u << 1 | 1u << 3 | 1u << 7 | 1u << 11 | 1u << 24);
+  EXPECT_TRUE(FakeHost().model("x86-64-v2", 2)->has("kvm_pv_unhalt"));
+  EXPECT_FALSE(model->has("kvm_pv_unhalt"));
 }
 
 TEST(CpuModel, AddressSizes) {

@@ -87,7 +87,7 @@ struct Lapic::Impl {
   std::atomic<uint64_t> icr{0};
   std::array<std::atomic<uint32_t>, platform::kLvtCount> lvt{};
   VectorSet irr, isr, tmr;
-  std::atomic<bool> ext_int{false}, nmi{false}, smi{false}, init{false};
+  std::atomic<bool> ext_int{false}, nmi{false}, smi{false}, init{false}, woken{false};
   std::atomic<int> sipi{-1};
   LapicTimer timer;  // last: it must be gone before the rest
 
@@ -174,8 +174,7 @@ void Lapic::Impl::deliver_local(unsigned index) {
     case kFixed: {
       const bool level = index == platform::kLvtLint0 && (entry & kLvtLevel);
       if (level) {
-        if (entry & kLvtRemoteIrr) return;
-        lvt[index].fetch_or(kLvtRemoteIrr);
+        if (lvt[index].fetch_or(kLvtRemoteIrr) & kLvtRemoteIrr) return;
       }
       request(static_cast<uint8_t>(entry & kLvtVector), level);
       return;
@@ -225,10 +224,12 @@ void Lapic::Impl::eoi() {
 }
 
 void Lapic::Impl::write_lvt(unsigned index, uint32_t value) {
-  const uint32_t kept = lvt_value(index) & kLvtRemoteIrr;
   value &= kLvtWritable[index];
   if (!software_enabled()) value |= kLvtMasked;
-  lvt[index].store(value | ((value & kLvtLevel) ? kept : 0));
+  const uint32_t kept = (value & kLvtLevel) ? kLvtRemoteIrr : 0;
+  uint32_t before = lvt_value(index);  // the thread that raises the pin may set the remote IRR meanwhile
+  while (!lvt[index].compare_exchange_weak(before, value | (before & kept))) {
+  }
   if (index == platform::kLvtTimer) timer.set_mode(static_cast<LapicTimer::Mode>((value & kLvtTimerMode) >> 17));
   if (index == platform::kLvtLint0) resample_lint0();
 }
@@ -392,6 +393,7 @@ void Lapic::reset() {
   impl_->nmi = false;
   impl_->smi = false;
   impl_->init = false;
+  impl_->woken = false;
   impl_->sipi = -1;
   // ext_int is an input pin: its level is the 8259's affair.
 }
@@ -488,7 +490,7 @@ bool Lapic::matches(uint32_t destination, bool logical) const {
   if (!impl_->hardware_enabled()) return false;
   const uint32_t id = impl_->options.id;
   if (destination == kBroadcast) return true;
-  if (!logical) return destination == 0xff ? true : destination == (impl_->x2apic() ? id : (id & 0xff));
+  if (!logical) return destination == id || (destination == 0xff && !impl_->x2apic());
   if (impl_->x2apic()) {
     const uint32_t own = impl_->x2apic_ldr();
     return destination >> 16 == own >> 16 && (destination & own & 0xffff);
@@ -508,6 +510,15 @@ void Lapic::set_ext_int(bool level) {
   else
     impl_->deliver_local(platform::kLvtLint0);
 }
+
+void Lapic::wake() {
+  impl_->woken = true;
+  impl_->kick_vcpu();
+}
+
+bool Lapic::take_wake() { return impl_->woken.exchange(false); }
+
+LapicBus& Lapic::bus() const { return impl_->bus; }
 
 LapicEvent Lapic::pending() const {
   if (impl_->smi.load()) return LapicEvent::kSmi;
@@ -534,6 +545,7 @@ bool Lapic::take_smi() { return impl_->smi.exchange(false); }
 bool Lapic::take_init() {
   if (!impl_->init.exchange(false)) return false;
   impl_->reset_registers();
+  impl_->woken = false;
   return true;
 }
 
@@ -564,6 +576,7 @@ platform::LapicState Lapic::state() const {
   state.nmi_pending = impl_->nmi;
   state.smi_pending = impl_->smi;
   state.init_pending = impl_->init;
+  state.woken = impl_->woken;
   const int sipi = impl_->sipi;
   state.sipi_pending = sipi >= 0;
   state.sipi_vector = static_cast<uint8_t>(sipi < 0 ? 0 : sipi);
@@ -594,6 +607,7 @@ void Lapic::set_state(const platform::LapicState& state) {
   impl_->nmi = state.nmi_pending;
   impl_->smi = state.smi_pending;
   impl_->init = state.init_pending;
+  impl_->woken = state.woken;
   impl_->sipi = state.sipi_pending ? state.sipi_vector : -1;
   impl_->timer.load(state, static_cast<LapicTimer::Mode>((state.lvt[platform::kLvtTimer] & kLvtTimerMode) >> 17));
   if (pending() != LapicEvent::kNone) impl_->kick_vcpu();

@@ -27,6 +27,13 @@ class LapicBus {
   // de-assert messages do not come here.
   virtual void send_ipi(unsigned source, uint64_t icr) = 0;
   virtual void broadcast_eoi(uint8_t vector) = 0;
+  // For the hypercalls of paravirtual guests, which name processors by APIC ID whatever mode the APICs are in: a
+  // message to one (false: there is none), and the end of the HLT that it is in or executes next.
+  virtual bool send_to(uint32_t apic_id, uint8_t delivery_mode, uint8_t vector) {
+    (void)apic_id, (void)delivery_mode, (void)vector;
+    return false;
+  }
+  virtual void wake(uint32_t apic_id) { (void)apic_id; }
 };
 
 // Pending work found by the vCPU between instructions.
@@ -74,6 +81,7 @@ class Lapic final : public io::Device, public io::IoHandler {
   void deliver(uint8_t delivery_mode, uint8_t vector, bool level_triggered);
   bool matches(uint32_t destination, bool logical) const;
   void set_ext_int(bool level);  // INTR pin, gated by LVT LINT0
+  void wake();                   // see take_wake()
   void set_kick(std::function<void()> kick);
 
   // --- vCPU thread ---
@@ -86,6 +94,10 @@ class Lapic final : public io::Device, public io::IoHandler {
   bool take_smi();
   bool take_init();  // also resets the registers as INIT does, keeping ID and APIC base
   std::optional<uint8_t> take_sipi();
+  // True once after wake(): the HLT that the vCPU is in ends, interrupts or not. Asked only while it is halted.
+  bool take_wake();
+
+  LapicBus& bus() const;
 
  private:
   struct Impl;

@@ -547,6 +547,20 @@ TEST_F(LapicTest, XapicDestinations) {
   EXPECT_TRUE(lapic_.matches(0xff, true));
 }
 
+TEST_F(LapicTest, WakesAreTakenOnce) {
+  const int before = kicks_;
+  lapic_.wake();
+  EXPECT_EQ(kicks_, before + 1);
+  EXPECT_EQ(lapic_.pending(), LapicEvent::kNone) << "no interrupt";
+  EXPECT_TRUE(lapic_.take_wake());
+  EXPECT_FALSE(lapic_.take_wake());
+  lapic_.wake();
+  EXPECT_TRUE(lapic_.state().woken);
+  lapic_.deliver(kInit, 0, false);
+  lapic_.take_init();
+  EXPECT_FALSE(lapic_.take_wake());
+}
+
 TEST_F(LapicTest, AccessSizes) {
   EXPECT_EQ(lapic_.io_read(0x30, 1), 0x14u);
   EXPECT_EQ(lapic_.io_read(0x32, 1), 0x05u);

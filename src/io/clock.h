@@ -24,6 +24,14 @@ class Clock {
   virtual uint64_t tsc() const = 0;     // guest TSC before IA32_TSC_ADJUST
   virtual uint64_t tsc_frequency_hz() const = 0;
   virtual int64_t wall_time_ns() const = 0;  // Unix time
+
+  // A value of the TSC and the time that goes with it, the same for the clock's whole life, saves and loads included.
+  // Time computed from it, the TSC and its frequency is the same on all processors, to the last bit; it parts from
+  // now_ns() as far as the TSC's real frequency differs from the one told.
+  struct Moment {
+    uint64_t tsc = 0, ns = 0;
+  };
+  virtual Moment tsc_reference() const = 0;
   virtual std::unique_ptr<Timer> create_timer(std::function<void()> callback) = 0;
 
   // True where rdtsc() + tsc_offset() equals tsc(): translated code may then read the host's TSC.

@@ -22,14 +22,14 @@ using ::testing::ElementsAre;
 constexpr uint64_t kMs = 1'000'000;
 
 template <class C>
-std::vector<std::byte> save(const C& clock) {
-  state::StateWriter writer("clock");
+std::vector<std::byte> save(const C& clock, uint32_t version = ClockState::kStateVersion) {
+  state::StateWriter writer("clock", version);
   clock.save_state(writer);
   return std::move(writer).finish();
 }
 template <class C>
 Status load(C& clock, const std::vector<std::byte>& file) {
-  auto reader = RHEA_TRY(state::StateReader::open(file));
+  auto reader = RHEA_TRY(state::StateReader::open(file, ClockState::kStateVersion));
   return clock.load_state(reader);
 }
 
@@ -159,6 +159,23 @@ TEST(InstructionClock, SaveAndLoadGoOn) {
   EXPECT_EQ(second.wall_time_ns(), first.wall_time_ns());
   second.advance(1);
   EXPECT_EQ(second.tsc(), 12347u);
+}
+
+// What processors compute their time from stays, whoever was told of it before the save and whoever is told after.
+TEST(Clock, TscReferenceOutlivesSaves) {
+  InstructionClock first, second, third;
+  first.advance(5000);
+  EXPECT_EQ(first.tsc_reference().tsc, 0u);
+  ASSERT_TRUE(load(second, save(first)));
+  second.advance(10);
+  EXPECT_EQ(second.tsc_reference().tsc, 0u);
+  EXPECT_EQ(second.tsc_reference().ns, 0u);
+  // The first version of the section did not know it: the moment of the save will do.
+  ASSERT_TRUE(load(third, save(second, 1)));
+  EXPECT_EQ(third.tsc_reference().tsc, 5010u);
+  EXPECT_EQ(third.tsc_reference().ns, 5010u);
+  ASSERT_TRUE(load(first, save(third)));
+  EXPECT_EQ(first.tsc_reference().ns, 5010u);
 }
 
 TEST(Clock, ImpossibleFrequencyIsRefused) {

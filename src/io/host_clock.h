@@ -30,6 +30,7 @@ class HostClock final : public Clock {
   uint64_t tsc() const override;
   uint64_t tsc_frequency_hz() const override { return origin_.tsc_frequency_hz; }
   int64_t wall_time_ns() const override;
+  Moment tsc_reference() const override { return {origin_.reference_tsc, origin_.reference_ns}; }
   std::unique_ptr<Timer> create_timer(std::function<void()> callback) override;
   bool tsc_is_host_tsc() const override { return tsc_is_host_; }
   uint64_t tsc_offset() const override { return tsc_offset_; }

@@ -2,6 +2,8 @@
 // Time as a count of instructions.
 #include "io/instruction_clock.h"
 
+#include <utility>
+
 #include "base/check.h"
 #include "state/state_reader.h"
 #include "state/state_writer.h"
@@ -35,9 +37,11 @@ bool InstructionClock::skip_to_next_deadline() {
 }
 
 void InstructionClock::save_state(state::StateWriter& writer) const {
-  const ClockState state{
-      .now_ns = now_ns(), .tsc = tsc(), .tsc_frequency_hz = tsc_frequency_hz(), .wall_time_ns = wall_time_ns()};
-  state::describe_fields(writer, state);
+  ClockState state = origin_;
+  state.now_ns = now_ns();
+  state.tsc = tsc();
+  state.wall_time_ns = wall_time_ns();
+  state::describe_fields(writer, std::as_const(state));
 }
 
 Status InstructionClock::load_state(state::StateReader& reader) {

@@ -36,6 +36,7 @@ class InstructionClock final : public Clock {
   int64_t wall_time_ns() const override {
     return origin_.wall_time_ns + static_cast<int64_t>(now_ns() - origin_.now_ns);
   }
+  Moment tsc_reference() const override { return {origin_.reference_tsc, origin_.reference_ns}; }
   std::unique_ptr<Timer> create_timer(std::function<void()> callback) override {
     return timers_.create(std::move(callback));
   }

@@ -19,6 +19,7 @@ class FakeClock final : public io::Clock {
   uint64_t tsc() const override { return now_ns_; }
   uint64_t tsc_frequency_hz() const override { return 1'000'000'000; }
   int64_t wall_time_ns() const override { return wall_origin_ns_ + static_cast<int64_t>(now_ns()); }
+  Moment tsc_reference() const override { return {}; }
   std::unique_ptr<io::Timer> create_timer(std::function<void()> callback) override {
     return timers_.create(std::move(callback));
   }

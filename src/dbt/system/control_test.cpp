@@ -290,6 +290,62 @@ TEST_F(ControlTest, KvmClock) {
   EXPECT_RUNS(write_msr(0x4b564d01, 0x3f'ffff'f001));  // outside RAM: ignored
 }
 
+// Time must not go back from one processor to the next, whenever each was told where it counts from.
+TEST_F(ControlTest, KvmClockIsTheSameOnAllProcessors) {
+  machine.enter_long_mode(0);
+  EXPECT_RUNS(write_msr(0x4b564d01, 0x5000 | 1));
+  machine.advance_clock(987'654'321);
+  EXPECT_RUNS(write_msr(0x4b564d01, 0x6000 | 1));
+  for (unsigned offset = 8; offset < 32; offset += 8)
+    EXPECT_EQ(machine.read(0x5000 + offset, 8), machine.read(0x6000 + offset, 8)) << offset;
+}
+
+TEST_F(ControlTest, Hypercalls) {
+  const auto smp = cpu::CpuModel::create({.name = "max", .tsc_frequency_hz = 1'000'000'000, .cpu_count = 100});
+  ASSERT_TRUE(smp);
+  auto call = [&](uint64_t number, uint64_t a0, uint64_t a1, uint64_t a2 = 0, uint64_t a3 = 0) {
+    state.gpr[cpu::kRax] = number;
+    state.gpr[cpu::kRbx] = a0;
+    state.gpr[cpu::kRcx] = a1;
+    state.gpr[cpu::kRdx] = a2;
+    state.gpr[cpu::kRsi] = a3;
+    const bool amd = (number ^ a0) & 1;  // one or the other
+    EXPECT_RUNS(amd ? machine.run({0x0f, 0x01, 0xd9}) : machine.run({0x0f, 0x01, 0xc1}));
+    return static_cast<int64_t>(state.gpr[cpu::kRax]);
+  };
+  constexpr uint64_t kPoll = 1, kKick = 5, kSendIpi = 10;
+  using Messages = std::vector<FakeMachine::Message>;
+  const cpu::CpuModel* alone = context.cpu_model;
+  machine.enter_long_mode(0);
+  EXPECT_EQ(call(kKick, 0, 3), -1000) << "not offered to one processor";
+  EXPECT_EQ(call(kSendIpi, 1, 0, 0, 0x40), -1000);
+
+  context.cpu_model = &*smp;
+  EXPECT_EQ(call(kPoll, 0, 0), 0);
+  EXPECT_EQ(call(77, 0, 0), -1000);
+  EXPECT_EQ(call(kKick, 0, 3), 0);
+  EXPECT_EQ(call(kKick, 0, 0xdeadbeef), 0) << "nobody, and no harm";
+  EXPECT_EQ(machine.woken, (std::vector<uint32_t>{3, 0xdeadbeef}));
+  EXPECT_EQ(call(kSendIpi, 1u << 2 | uint64_t{1} << 63, 1, 20, 0x41), 3);
+  EXPECT_EQ(machine.messages, (Messages{{22, 0, 0x41}, {83, 0, 0x41}, {84, 0, 0x41}}));
+  machine.messages.clear();
+  EXPECT_EQ(call(kSendIpi, 3, 0, 99, 0x400), 1) << "of two one exists";
+  EXPECT_EQ(machine.messages, (Messages{{99, 4, 0}, {100, 4, 0}}));
+  machine.messages.clear();
+  EXPECT_EQ(call(kSendIpi, 2, 1, 0xffffffff, 0x41), 0) << "beyond the last ID";
+  EXPECT_EQ(call(kSendIpi, 1, 0, 0, 0x841), -22) << "logical";
+  EXPECT_EQ(call(kSendIpi, 1, 0, 0, 0x80041), -22) << "shorthand";
+  EXPECT_EQ(machine.messages, Messages{});
+
+  machine.enter_protected_mode(0);
+  state.gpr[cpu::kRax] = 0;
+  EXPECT_EQ(call(uint64_t{1} << 32 | kSendIpi, uint64_t{1} << 40 | 1, 1, 0, 0x41), 2) << "words of 32 bits";
+  EXPECT_EQ(machine.messages, (Messages{{0, 0, 0x41}, {32, 0, 0x41}}));
+  machine.enter_long_mode(3);
+  EXPECT_EQ(call(kKick, 0, 3), -1) << "not for programs";
+  context.cpu_model = alone;
+}
+
 TEST_F(ControlTest, CpuidFollowsState) {
   machine.enter_long_mode(0);
   EXPECT_FALSE(cpuid(1).ecx & 1u << 27);

@@ -63,6 +63,15 @@ class FakeMachine {
   std::vector<PortAccess> mmio_accesses;  // of kMmio, likewise offset * 0x01010101
   static constexpr uint64_t kMmio = 0xc00000, kMmioBytes = 0x1000;
   void advance_clock(uint64_t ns);
+  // Hypercalls to other processors, of which there are kProcessors.
+  static constexpr uint32_t kProcessors = 100;
+  struct Message {
+    uint32_t apic_id;
+    uint8_t mode, vector;
+    bool operator==(const Message&) const = default;
+  };
+  std::vector<Message> messages;
+  std::vector<uint32_t> woken;
 
  private:
   struct Parts;

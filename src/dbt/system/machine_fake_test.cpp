@@ -32,10 +32,19 @@ class RecordingHandler final : public io::IoHandler {
   std::vector<FakeMachine::PortAccess>& accesses_;
 };
 
-class SilentBus final : public cpu::LapicBus {
+class RecordingBus final : public cpu::LapicBus {
  public:
+  explicit RecordingBus(FakeMachine& machine) : machine_(machine) {}
   void send_ipi(unsigned, uint64_t) override {}
   void broadcast_eoi(uint8_t) override {}
+  bool send_to(uint32_t apic_id, uint8_t mode, uint8_t vector) override {
+    machine_.messages.push_back({apic_id, mode, vector});
+    return apic_id < FakeMachine::kProcessors;
+  }
+  void wake(uint32_t apic_id) override { machine_.woken.push_back(apic_id); }
+
+ private:
+  FakeMachine& machine_;
 };
 
 // SAFETY: the context's runtime is only ever passed to the services below; here it is the test's machine.
@@ -65,14 +74,15 @@ void load_vectors(Context&) {}
 // ---- the machine ----
 
 struct FakeMachine::Parts {
-  explicit Parts(FakeMachine& machine) : port_handler(machine.port_accesses), mmio_handler(machine.mmio_accesses) {}
+  explicit Parts(FakeMachine& machine)
+      : port_handler(machine.port_accesses), mmio_handler(machine.mmio_accesses), bus(machine) {}
   testing::FakeGuestMemory ram{kRamBytes};
   io::AddressSpace physical{"physical", uint64_t{1} << 46};
   io::AddressSpace ports{"ports", 65536};
   testing::FakeClock clock;
-  SilentBus bus;
-  cpu::Lapic lapic{{}, clock, bus};
   RecordingHandler port_handler, mmio_handler;
+  RecordingBus bus;
+  cpu::Lapic lapic{{}, clock, bus};
   std::optional<cpu::CpuModel> model;
 };
 

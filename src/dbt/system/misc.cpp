@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Short system instructions: TLB and cache maintenance, IF, AC, HLT, bases, time stamps, CPUID, hypercalls.
+// Short system instructions: TLB and cache maintenance, IF, AC, HLT, bases, time stamps, CPUID.
 #include "dbt/system/internal.h"
 
 #include "cpu/lapic.h"
@@ -9,9 +9,6 @@ namespace rhea::dbt {
 namespace rf = cpu::rflags;
 
 namespace {
-
-// The KVM hypercall interface is offered; no hypercall of it is. [Linux Documentation/virt/kvm/x86/hypercalls.rst]
-constexpr uint64_t kHypercallUnknown = static_cast<uint64_t>(-1000), kHypercallNotPermitted = static_cast<uint64_t>(-1);
 
 // CLI and STI. CR4.VME and CR4.PVI are not offered.
 Fallible<void> check_io_privilege(const Context& context) {
@@ -157,12 +154,6 @@ RHEA_SYSTEM_FUNCTION(stac) {
   if (context.state.cpl() != 0 || context.state.virtual8086()) return undefined();
   context.state.rflags |= rf::kAc;
   return finish(context, insn, Next::kDispatch);
-}
-
-RHEA_SYSTEM_FUNCTION(vmcall) {
-  uint64_t result = context.state.cpl() == 0 ? kHypercallUnknown : kHypercallNotPermitted;
-  write_register(context, cpu::kRax, context.state.code64() ? 8 : 4, result);
-  return finish(context, insn);
 }
 
 RHEA_SYSTEM_FUNCTION(undefined_opcode) {

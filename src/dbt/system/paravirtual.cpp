@@ -58,24 +58,9 @@ TscScale tsc_scale(uint64_t frequency_hz) {
   return scale;
 }
 
-// A moment as TSC and nanoseconds, read as close together as three tries give.
-struct Moment {
-  uint64_t tsc = 0;
-  uint64_t ns = 0;
-};
-
-Moment read_moment(const io::Clock& clock) {
-  Moment best;
-  uint64_t best_width = ~uint64_t{0};
-  for (int i = 0; i < 3; ++i) {
-    uint64_t before = clock.tsc();
-    uint64_t ns = clock.now_ns();
-    uint64_t after = clock.tsc();
-    if (after - before >= best_width) continue;
-    best_width = after - before;
-    best = {before + best_width / 2, ns};
-  }
-  return best;
+uint64_t scaled_ns(const TscScale& scale, uint64_t ticks) {
+  ticks = scale.shift >= 0 ? ticks << scale.shift : ticks >> -scale.shift;
+  return static_cast<uint64_t>((static_cast<unsigned __int128>(ticks) * scale.mul) >> 32);
 }
 
 // Readers retry while the version is odd or has changed. [msr.rst, MSR_KVM_SYSTEM_TIME_NEW]
@@ -93,18 +78,19 @@ void write_versioned(Context& context, uint64_t physical, unsigned size_bytes, B
   note_store(context, physical, size_bytes);
 }
 
+// All processors get the same moment to count from: the guest is told that it need not compare what they compute.
 void write_system_time(Context& context, uint64_t value) {
-  Moment moment;
+  io::Clock::Moment reference;
   uint64_t frequency_hz = 0;
   with_vectors_saved(context, [&] {
-    moment = read_moment(*context.clock);
+    reference = context.clock->tsc_reference();
     frequency_hz = context.clock->tsc_frequency_hz();
   });
   TscScale scale = tsc_scale(frequency_hz);
   write_versioned(context, value & ~uint64_t{1}, 32, [&](std::byte* time) {
     store_host(time + 4, 0, 4);
-    store_host(time + 8, moment.tsc + context.state.tsc_adjust, 8);
-    store_host(time + 16, moment.ns, 8);
+    store_host(time + 8, reference.tsc + context.state.tsc_adjust, 8);
+    store_host(time + 16, reference.ns, 8);
     store_host(time + 24, scale.mul, 4);
     store_host(time + 28, static_cast<uint8_t>(scale.shift), 1);
     store_host(time + 29, kTscStable, 1);
@@ -112,11 +98,17 @@ void write_system_time(Context& context, uint64_t value) {
   });
 }
 
-// Wall-clock time at the moment when the system time was zero.
+// Wall-clock time at the moment when the system time, as the guest computes it, was zero.
 void write_wall_clock(Context& context, uint64_t physical) {
-  uint64_t boot_ns = 0;
-  with_vectors_saved(context,
-                     [&] { boot_ns = static_cast<uint64_t>(context.clock->wall_time_ns()) - context.clock->now_ns(); });
+  io::Clock::Moment reference;
+  uint64_t frequency_hz = 0, tsc = 0, wall_ns = 0;
+  with_vectors_saved(context, [&] {
+    reference = context.clock->tsc_reference();
+    frequency_hz = context.clock->tsc_frequency_hz();
+    tsc = context.clock->tsc();
+    wall_ns = static_cast<uint64_t>(context.clock->wall_time_ns());
+  });
+  const uint64_t boot_ns = wall_ns - reference.ns - scaled_ns(tsc_scale(frequency_hz), tsc - reference.tsc);
   write_versioned(context, physical, 12, [&](std::byte* wall) {
     store_host(wall + 4, boot_ns / 1'000'000'000, 4);
     store_host(wall + 8, boot_ns % 1'000'000'000, 4);

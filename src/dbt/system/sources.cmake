@@ -10,6 +10,7 @@ set(RHEA_DBT_SYSTEM_SOURCES
   system/far.cpp
   system/far_return.cpp
   system/fast_call.cpp
+  system/hypercalls.cpp
   system/io.cpp
   system/legacy.cpp
   system/linear.cpp

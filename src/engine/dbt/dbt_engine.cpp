@@ -161,6 +161,10 @@ bool DbtVcpu::wake_condition() {
   }
   if (state.nmi_blocked && lapic_.pending() == cpu::LapicEvent::kNmi && lapic_.take_nmi()) state.nmi_pending = true;
   if (std::atomic_ref(runtime_->stop_requested).load(std::memory_order_acquire)) return true;
+  if (lapic_.take_wake()) {  // whether or not interrupts are enabled
+    state.halted = false;
+    return true;
+  }
   switch (lapic_.pending()) {
     case cpu::LapicEvent::kNone: return false;
     case cpu::LapicEvent::kInterrupt:

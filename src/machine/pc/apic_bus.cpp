@@ -2,6 +2,8 @@
 // Destination matching on the APIC bus.
 #include "machine/pc/apic_bus.h"
 
+#include <algorithm>
+
 namespace rhea::machine {
 namespace {
 
@@ -9,23 +11,46 @@ constexpr uint8_t kFixed = 0, kLowestPriority = 1, kInit = 5, kSipi = 6, kExtInt
 constexpr uint64_t kX2apicEnabled = 1u << 10;  // IA32_APIC_BASE.EXTD
 enum Shorthand : unsigned { kNone, kSelf, kAllIncludingSelf, kAllExcludingSelf };
 
+constexpr uint32_t kBroadcast8 = 0xff, kBroadcast = 0xffffffff;
+
+// Eight bits, as xAPICs and messages have them; all ones reach every APIC, whatever mode it is in.
+uint32_t widen(uint32_t destination, bool logical) {
+  return destination == kBroadcast8 && !logical ? kBroadcast : destination;
+}
+
 }  // namespace
+
+// Not all APICs need be asked: a physical destination is an ID, a logical one of more than eight bits that of a
+// cluster of 16 in x2APIC mode. [SDM-3A 11.12.10.2]
+ApicBus::Candidates ApicBus::candidates(const Delivery& delivery) const {
+  const size_t all = lapics_.size();
+  if (delivery.destination == kBroadcast) return {0, all};
+  if (!delivery.logical) {
+    // An xAPIC takes 255 for a broadcast even where an x2APIC sent it.
+    if (delivery.destination == kBroadcast8) return {0, all};
+    return delivery.destination < all ? Candidates{delivery.destination, 1} : Candidates{0, 0};
+  }
+  if (delivery.destination <= 0xff) return {0, all};
+  const size_t first = size_t{delivery.destination >> 16} * 16;
+  return first < all ? Candidates{first, std::min<size_t>(16, all - first)} : Candidates{0, 0};
+}
 
 void ApicBus::deliver(const Delivery& delivery) {
   if (delivery.mode == kLowestPriority && deliver_lowest_priority(delivery)) return;
-  for (cpu::Lapic* lapic : lapics_) {
-    if (lapic->matches(delivery.destination, delivery.logical))
-      lapic->deliver(delivery.mode, delivery.vector, delivery.level_triggered);
+  const auto [first, count] = candidates(delivery);
+  for (size_t i = first; i < first + count; ++i) {
+    if (lapics_[i]->matches(delivery.destination, delivery.logical))
+      lapics_[i]->deliver(delivery.mode, delivery.vector, delivery.level_triggered);
   }
 }
 
 // Arbitration takes matching, enabled processors in turn: what current processors do as well, where the priority
 // registers are equal. [SDM-3A 11.6.2.4]
 bool ApicBus::deliver_lowest_priority(const Delivery& delivery) {
-  const size_t count = lapics_.size();
-  const uint32_t first = next_.fetch_add(1, std::memory_order_relaxed);
+  const auto [first, count] = candidates(delivery);
+  const uint32_t turn = next_.fetch_add(1, std::memory_order_relaxed);
   for (size_t i = 0; i < count; ++i) {
-    cpu::Lapic* lapic = lapics_[(first + i) % count];
+    cpu::Lapic* lapic = lapics_[first + (turn + i) % count];
     if (!lapic->enabled() || !lapic->matches(delivery.destination, delivery.logical)) continue;
     lapic->deliver(kFixed, delivery.vector, delivery.level_triggered);
     return true;
@@ -38,8 +63,9 @@ void ApicBus::send_ipi(unsigned source, uint64_t icr) {
   if (source >= lapics_.size()) return;
   const bool x2apic = lapics_[source]->apic_base() & kX2apicEnabled;
   const bool asserted = icr & (1u << 14), level = icr & (1u << 15);
-  Delivery delivery{.destination = static_cast<uint32_t>(x2apic ? icr >> 32 : icr >> 56),
-                    .logical = (icr & (1u << 11)) != 0,
+  const bool logical = icr & (1u << 11);
+  Delivery delivery{.destination = x2apic ? static_cast<uint32_t>(icr >> 32) : widen(icr >> 56 & 0xff, logical),
+                    .logical = logical,
                     .mode = static_cast<uint8_t>((icr >> 8) & 7),
                     .vector = static_cast<uint8_t>(icr),
                     .level_triggered = false};
@@ -59,12 +85,23 @@ void ApicBus::send_ipi(unsigned source, uint64_t icr) {
   }
 }
 
+// GUEST-CONTROLLED: all three
+bool ApicBus::send_to(uint32_t apic_id, uint8_t delivery_mode, uint8_t vector) {
+  if (apic_id >= lapics_.size()) return false;
+  lapics_[apic_id]->deliver(delivery_mode, vector, false);
+  return true;
+}
+
+void ApicBus::wake(uint32_t apic_id) {
+  if (apic_id < lapics_.size()) lapics_[apic_id]->wake();
+}
+
 void ApicBus::deliver_msi(const io::MsiMessage& message) {
   if ((message.address >> 20) != 0xfee) return;
   const bool redirection_hint = message.address & (1u << 3), logical = message.address & (1u << 2);
   const bool level = message.data & (1u << 15), asserted = message.data & (1u << 14);
   if (level && !asserted) return;
-  Delivery delivery{.destination = static_cast<uint32_t>((message.address >> 12) & 0xff),
+  Delivery delivery{.destination = widen((message.address >> 12) & 0xff, logical),
                     .logical = logical,
                     .mode = static_cast<uint8_t>((message.data >> 8) & 7),
                     .vector = static_cast<uint8_t>(message.data),

@@ -16,12 +16,14 @@ class ApicBus final : public cpu::LapicBus, public io::MsiSink, public io::ExtIn
  public:
   explicit ApicBus(io::IrqRouter& router) : router_(router) {}
 
-  // In the order of APIC IDs; the first is the boot processor's.
+  // In the order of APIC IDs, which are 0, 1, 2, ...; the first is the boot processor's.
   void add(cpu::Lapic& lapic) { lapics_.push_back(&lapic); }
 
   // cpu::LapicBus
   void send_ipi(unsigned source, uint64_t icr) override;
   void broadcast_eoi(uint8_t vector) override { router_.broadcast_eoi(vector); }
+  bool send_to(uint32_t apic_id, uint8_t delivery_mode, uint8_t vector) override;
+  void wake(uint32_t apic_id) override;
   // io::MsiSink: [SDM-3A 11.11]. Messages outside 0xfeexxxxx are dropped.
   void deliver_msi(const io::MsiMessage& message) override;
   // io::ExtIntSink: the 8259s' INTR goes to the boot processor's LINT0 alone.
@@ -35,6 +37,11 @@ class ApicBus final : public cpu::LapicBus, public io::MsiSink, public io::ExtIn
     uint8_t vector;
     bool level_triggered;
   };
+  // APICs that may match a destination: [first, first + count).
+  struct Candidates {
+    size_t first, count;
+  };
+  Candidates candidates(const Delivery& delivery) const;
   void deliver(const Delivery& delivery);
   bool deliver_lowest_priority(const Delivery& delivery);
 

@@ -129,11 +129,6 @@ Status Machine::create_processors() {
     lapics_.push_back(std::make_unique<cpu::Lapic>(lapic_options, *clock_, apic_bus_));
     apic_bus_.add(*lapics_.back());
   }
-  physical_.map({.start = kLocalApicBase,
-                 .size_bytes = memory::kPageSize,
-                 .kind = io::RangeKind::kMmio,
-                 .handler = lapics_.front().get(),
-                 .name = "lapic"});
   engine_ = RHEA_TRY(create_engine_(cpu::EngineContext{.memory = *memory_,
                                                        .physical = physical_,
                                                        .ports = ports_,

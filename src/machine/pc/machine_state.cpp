@@ -14,7 +14,7 @@
 namespace rhea::machine {
 namespace {
 
-constexpr uint32_t kMachineVersion = 1, kProcessorVersion = 1, kClockVersion = 1;
+constexpr uint32_t kMachineVersion = 1, kClockVersion = io::ClockState::kStateVersion;
 
 void save_clock(state::StateWriter& writer, const io::Clock& clock) {
   if (const auto* host = dynamic_cast<const io::HostClock*>(&clock)) host->save_state(writer);
@@ -42,7 +42,7 @@ void Machine::save_state(state::StateWriter& writer) const {
     threads_[i]->vcpu().get_state(*state);
     writer.section(fmt::format("cpu{}", i), cpu::kCpuStateVersion,
                    [&](state::StateWriter& section) { cpu::save(section, *state); });
-    writer.section(fmt::format("lapic{}", i), kProcessorVersion,
+    writer.section(fmt::format("lapic{}", i), platform::LapicState::kStateVersion,
                    [&](state::StateWriter& section) { lapics_[i]->save_state(section); });
   }
   for (const NamedDevice& entry : devices_) {
@@ -75,7 +75,7 @@ Status Machine::load_state(state::StateReader& reader) {
       check(loaded);
       if (loaded) threads_[i]->vcpu().set_state(*state);
     });
-    reader.section(fmt::format("lapic{}", i), kProcessorVersion,
+    reader.section(fmt::format("lapic{}", i), platform::LapicState::kStateVersion,
                    [&](state::StateReader& section) { check(lapics_[i]->load_state(section)); });
   }
   for (const NamedDevice& entry : devices_) {

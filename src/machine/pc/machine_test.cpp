@@ -197,18 +197,18 @@ TEST_F(MachineTest, InterruptsGoFromLinesAndMessagesToTheLocalApic) {
     physical.write(0xfec00000, index, 4);
     physical.write(0xfec00010, value, 4);
   };
-  EXPECT_EQ(physical.read(0xfee000f0, 4), 0x1ffu) << "firmware has enabled the local APIC";
+  EXPECT_EQ(lapic.io_read(0xf0, 4), 0x1ffu) << "firmware has enabled the local APIC";
   write_ioapic(0x10 + 2 * 5 + 1, 0);
   write_ioapic(0x10 + 2 * 5, 0x61);  // pin 5, edge, fixed, vector 0x61
   io::IrqLine line(&(*machine)->router(), 5);
   line.pulse();
   ASSERT_EQ(lapic.pending(), cpu::LapicEvent::kInterrupt);
   EXPECT_EQ(lapic.acknowledge_interrupt(), 0x61);
-  physical.write(0xfee000b0, 0, 4);
+  lapic.io_write(0xb0, 0, 4);
   (*machine)->router().send_msi({.address = 0xfee00000, .data = 0x72});
   ASSERT_EQ(lapic.pending(), cpu::LapicEvent::kInterrupt);
   EXPECT_EQ(lapic.acknowledge_interrupt(), 0x72);
-  physical.write(0xfee000b0, 0, 4);
+  lapic.io_write(0xb0, 0, 4);
   // The 8259s reach the processor through LINT0, as firmware leaves it.
   for (auto [port, value] : std::initializer_list<std::pair<uint16_t, uint8_t>>{
            {0x20, 0x11}, {0x21, 0x20}, {0x21, 0x04}, {0x21, 0x01}, {0x21, 0x00}})

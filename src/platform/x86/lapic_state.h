@@ -15,7 +15,7 @@ enum LapicLvt : uint8_t { kLvtTimer, kLvtThermal, kLvtPerf, kLvtLint0, kLvtLint1
 
 // [SDM-3A 11.4.1] Register images as the guest reads them, except where said otherwise.
 struct LapicState {
-  static constexpr uint32_t kStateVersion = 1;
+  static constexpr uint32_t kStateVersion = 2;  // 2: woken
 
   uint32_t id = 0;         // the x2APIC ID; the xAPIC ID register shows its low byte
   uint64_t apic_base = 0;  // IA32_APIC_BASE
@@ -40,6 +40,7 @@ struct LapicState {
   bool init_pending = false;
   bool sipi_pending = false;
   uint8_t sipi_vector = 0;
+  bool woken = false;  // by a hypercall: the next HLT ends at once
 
   template <class Archive>
   static void describe(Archive& archive, auto& self) {
@@ -68,6 +69,7 @@ struct LapicState {
     archive.field("init_pending", self.init_pending);
     archive.field("sipi_pending", self.sipi_pending);
     archive.field("sipi_vector", self.sipi_vector);
+    archive.field_since(2, "woken", self.woken);
   }
 };
 
