@@ -14,6 +14,7 @@ int main(int argc, char** argv) {
     return rhea::app::kExitUsage;
   }
   if (invocation->run) return rhea::app::run_command(*invocation->run);
+  if (invocation->image) return rhea::app::run_image_command(*invocation->image);
   fmt::print("{}", invocation->print);
   return std::fflush(stdout) == 0 ? 0 : rhea::app::kExitHostError;
 }

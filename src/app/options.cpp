@@ -16,7 +16,7 @@ namespace rhea::app {
 namespace {
 
 constexpr std::string_view kVersion = "rhea 0.1.0";
-constexpr std::array<std::string_view, 3> kCommands = {"run", "version", "help"};
+constexpr std::array<std::string_view, 4> kCommands = {"run", "image", "version", "help"};
 constexpr std::array<std::string_view, 3> kEngines = {"auto", "dbt", "kvm"};
 constexpr std::array<std::string_view, 4> kConsoles = {"tty", "stdio", "file:PATH", "none"};
 constexpr std::array<std::string_view, 2> kNetworks = {"user", "none"};
@@ -48,8 +48,9 @@ void add_run_options(CLI::App& run, RunOptions& options, Raw& raw) {
   run.add_option("--console", raw.console,
                  "Serial console: tty, stdio, file:PATH, none (default tty on a terminal, else stdio)")
       ->type_name("KIND");
-  run.add_option("--disk", raw.disks,
-                 "Disk image, may be given several times: FILE[,format=raw|qcow2][,readonly=on][,serial=TEXT][,queues=N]")
+  run.add_option(
+         "--disk", raw.disks,
+         "Disk image, may be given several times: FILE[,format=raw|qcow2][,readonly=on][,serial=TEXT][,queues=N]")
       ->type_name("FILE[,...]")
       ->expected(1)
       ->take_all();
@@ -184,6 +185,10 @@ Result<Invocation> parse_command_line(int argc, const char* const* argv) {
   run->footer(
       "Exit status: 0 the guest powered off, 1 host error, 2 usage, 3 the guest died, 4 reset asked for under "
       "--no-reboot.");
+  ImageCommand image_command;
+  CLI::App* image = app.add_subcommand("image", "Make disk images and look at them");
+  add_image_options(*image, image_command);
+  image->set_help_flag("-h,--help", "Print this help");
   CLI::App* version = app.add_subcommand("version", "Print the version");
   CLI::App* help = app.add_subcommand("help", "Explain a command: help run");
   for (CLI::App* command : {version, help}) {
@@ -195,7 +200,7 @@ Result<Invocation> parse_command_line(int argc, const char* const* argv) {
   if (argc >= 2 && argv[1] == std::string_view("help")) {
     if (argc == 2) return Invocation{.run = std::nullopt, .print = app.help()};
     const std::string_view topic = argv[2];
-    for (CLI::App* command : {run, version, help}) {
+    for (CLI::App* command : {run, image, version, help}) {
       if (command->get_name() == topic) return Invocation{.run = std::nullopt, .print = command->help("rhea")};
     }
     return usage(fmt::format("unknown command '{}'{}", topic, base::did_you_mean(topic, kCommands)));
@@ -204,13 +209,17 @@ Result<Invocation> parse_command_line(int argc, const char* const* argv) {
   try {
     app.parse(argc, const_cast<char**>(argv));  // SAFETY: CLI11 reads only
   } catch (const CLI::CallForHelp&) {
-    return Invocation{.run = std::nullopt, .print = run->parsed() ? run->help("rhea") : app.help()};
+    const std::string text = run->parsed()     ? run->help("rhea")
+                             : image->parsed() ? image->help("rhea", CLI::AppFormatMode::All)
+                                               : app.help();
+    return Invocation{.run = std::nullopt, .print = text};
   } catch (const CLI::CallForVersion&) {
     return Invocation{.run = std::nullopt, .print = fmt::format("{}\n", kVersion)};
   } catch (const CLI::Error& error) {
     return usage(error.what());
   }
 
+  if (image->parsed()) return Invocation{.run = std::nullopt, .image = image_command, .print = {}};
   if (version->parsed()) return Invocation{.run = std::nullopt, .print = fmt::format("{}\n", kVersion)};
   if (!run->parsed()) {
     std::vector<std::string> rest = app.remaining(true);

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "app/image_command.h"
 #include "base/error.h"
 #include "machine/registry/virtio_devices.h"
 
@@ -43,9 +44,10 @@ struct RunOptions {
   ClockKind clock = ClockKind::kHost;
 };
 
-// What the command line asks for: either something to print (help, version) or a VM to run.
+// What the command line asks for: something to print (help, version), a VM to run, or work on a disk image.
 struct Invocation {
   std::optional<RunOptions> run;
+  std::optional<ImageCommand> image = std::nullopt;
   std::string print;
 };
 

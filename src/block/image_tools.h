@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+// Making disk images and saying what is in one: the work behind `rhea image`.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "base/error.h"
+
+namespace rhea::block {
+
+struct CreateOptions {
+  std::string path;
+  std::string format = "qcow2";        // or raw
+  std::optional<uint64_t> size_bytes;  // of the disk; not given: the backing file's
+  std::string backing_file;            // qcow2: as it will stand in the image, relative to its folder
+  std::string backing_format;          // needed with a backing file
+};
+
+// Makes a new, empty image; never overwrites a file. What fails leaves nothing behind.
+Status create_image(const CreateOptions& options);
+
+struct ImageInfo {
+  std::string format;
+  uint64_t disk_bytes = 0;
+  uint64_t file_bytes = 0;     // what the file takes on the host
+  uint64_t cluster_bytes = 0;  // qcow2
+  uint32_t version = 0;        // qcow2
+  std::string backing_file, backing_format;
+};
+
+// `format` empty: qcow2 if the file says so, else raw; for showing only, never for opening a disk.
+Result<ImageInfo> inspect_image(const std::string& path, const std::string& format);
+
+}  // namespace rhea::block
