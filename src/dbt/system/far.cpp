@@ -28,7 +28,7 @@ Fallible<FarPointer> far_pointer(Context& context, const Insn& insn) {
 }
 
 // A transfer that does not change the privilege level, to a code segment named directly.
-Fallible<CodeTarget> direct_target(Context& context, Descriptor& code, uint64_t offset) {
+Fallible<CodeTarget> direct_target(Context& context, Descriptor& code, uint64_t offset, bool checked_later) {
   unsigned cpl = context.state.cpl();
   uint32_t error = selector_error(code.selector);
   if (context.state.long_mode_active() && code.long_mode() && code.default_big())
@@ -38,7 +38,7 @@ Fallible<CodeTarget> direct_target(Context& context, Descriptor& code, uint64_t 
   if (!code.present()) return raise(kSegmentNotPresent, error);
   Segment segment = to_segment(code, static_cast<uint16_t>((code.selector & 0xfffc) | cpl));
   offset = target_rip(context, segment, offset);
-  GUEST_TRY(check_rip(context, segment, offset));
+  if (!checked_later) GUEST_TRY(check_rip(context, segment, offset));
   GUEST_TRY(set_descriptor_type_bits(context, code, 1));
   return CodeTarget{segment, offset};
 }
@@ -170,12 +170,15 @@ Fallible<Next> transfer(Context& context, const Insn& insn, bool call) {
   if (is_null(pointer.selector)) return gp0();
   Descriptor descriptor = GUEST_TRY(read_descriptor(context, pointer.selector));
   if (descriptor.is_code()) {
-    CodeTarget target = GUEST_TRY(direct_target(context, descriptor, pointer.offset));
+    // Processors look at a 64-bit target's address only when the return address is on the stack already.
+    const bool checked_later = call && context.state.long_mode_active() && descriptor.long_mode();
+    CodeTarget target = GUEST_TRY(direct_target(context, descriptor, pointer.offset, checked_later));
     // A CALL that leaves 64-bit code pushes by the rules of where it goes.
     StackCursor stack = StackCursor::current(context, context.state.code64() && (!call || descriptor.long_mode()));
     if (call)
       GUEST_TRY(
           push_return(stack, context.state.segment[cpu::kCs].selector, next_rip(context, insn), insn.operand_size));
+    if (checked_later) GUEST_TRY(check_rip(context, target.segment, target.rip));
     commit_call(context, stack, target.segment, target.rip);
     return Next::kDispatch;
   }
