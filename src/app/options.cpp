@@ -11,6 +11,7 @@
 
 #include "base/strings.h"
 #include "machine/pc/machine.h"
+#include "sandbox/sandbox.h"
 
 namespace rhea::app {
 namespace {
@@ -20,11 +21,13 @@ constexpr std::array<std::string_view, 4> kCommands = {"run", "image", "version"
 constexpr std::array<std::string_view, 3> kEngines = {"auto", "dbt", "kvm"};
 constexpr std::array<std::string_view, 4> kConsoles = {"tty", "stdio", "file:PATH", "none"};
 constexpr std::array<std::string_view, 2> kNetworks = {"user", "none"};
+constexpr std::array<std::string_view, 2> kSandbox = {"on", "off"};
 constexpr std::array<std::string_view, 2> kClocks = {"host", "instructions"};
 
 // Options as the user typed them, before they are checked.
 struct Raw {
-  std::string memory = "512M", cpus = "1", console, clock = "host", dbt_opt = "1", dbt_verify = "0", dbt_cache = "256M";
+  std::string memory = "512M", cpus = "1", console, sandbox, clock = "host", dbt_opt = "1", dbt_verify = "0",
+              dbt_cache = "256M";
   bool no_reboot = false;
   std::vector<std::string> disks, forwards;
   std::string net = "user";
@@ -63,6 +66,9 @@ void add_run_options(CLI::App& run, RunOptions& options, Raw& raw) {
       ->expected(1)
       ->take_all();
   run.add_flag("--no-reboot", raw.no_reboot, "End with status 4 where the guest asks for a reset");
+  run.add_option("--sandbox", raw.sandbox,
+                 "Confine the running VM to the system calls it needs: on, off (default on; not with --dbt-verify)")
+      ->type_name("on|off");
   run.add_option("--trace", options.traces, "Trace categories, comma-separated, or all")->type_name("CATEGORY");
   run.add_flag("--stats", options.statistics, "Print statistics at the end");
   run.add_flag("--debug-exit", options.debug_exit, "Port 0xf4 ends the VM: writing v exits with status (v << 1) | 1");
@@ -133,6 +139,20 @@ Status set_console(RunOptions& options, const std::string& text) {
   return {};
 }
 
+Status set_sandbox(RunOptions& options, const std::string& text) {
+  if (text.empty()) {
+    options.sandbox = sandbox::Sandbox::built() && !options.dbt_verify;
+    return {};
+  }
+  if (text != "on" && text != "off") return unknown_choice("sandbox", text, kSandbox);
+  options.sandbox = text == "on";
+  if (options.sandbox && !sandbox::Sandbox::built())
+    return usage("--sandbox on: a build with sanitizers has no sandbox");
+  if (options.sandbox && options.dbt_verify)
+    return usage("--dbt-verify starts machines anew as it searches, and has no sandbox: leave --sandbox away");
+  return {};
+}
+
 Status check_run_options(RunOptions& options, const Raw& raw) {
   if (options.kernel.empty()) return usage("no kernel given: use --kernel FILE");
   options.memory_bytes = RHEA_TRY(size("--memory", raw.memory));
@@ -147,6 +167,7 @@ Status check_run_options(RunOptions& options, const Raw& raw) {
   if (raw.net != "user" && raw.net != "none") return unknown_choice("network", raw.net, kNetworks);
   options.user_network = raw.net == "user";
   if (!options.user_network && !options.forwards.empty()) return usage("--forward needs --net user");
+  RHEA_TRY(set_sandbox(options, raw.sandbox));
   if (options.engine == "kvm") return usage("engine kvm is not built yet; use dbt");
   if (options.engine != "auto" && options.engine != "dbt") return unknown_choice("engine", options.engine, kEngines);
   if (raw.clock == "instructions") {

@@ -31,6 +31,7 @@ struct RunOptions {
   ConsoleKind console = ConsoleKind::kStdio;
   std::string console_path;
   bool reboot = true;
+  bool sandbox = true;
   std::string traces;
   bool statistics = false;
   bool debug_exit = false;

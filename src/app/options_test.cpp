@@ -7,6 +7,8 @@
 
 #include <initializer_list>
 
+#include "sandbox/sandbox.h"
+
 namespace rhea::app {
 namespace {
 
@@ -96,6 +98,19 @@ TEST(Options, VerifyTakesAnInterval) {
   EXPECT_EQ(result->run->dbt_verify, 1000u);
 }
 
+TEST(Options, SandboxIsOnUnlessTurnedOff) {
+  EXPECT_EQ(parse({"run", "--kernel=k"})->run->sandbox, sandbox::Sandbox::built());
+  EXPECT_FALSE(parse({"run", "--kernel=k", "--sandbox=off"})->run->sandbox);
+  EXPECT_FALSE(parse({"run", "--kernel=k", "--dbt-verify=1000"})->run->sandbox);
+  EXPECT_THAT(error_of({"run", "--kernel", "k", "--sandbox", "maybe"}), HasSubstr("one of: on, off"));
+  if (sandbox::Sandbox::built()) {
+    EXPECT_TRUE(parse({"run", "--kernel=k", "--sandbox=on"})->run->sandbox);
+    EXPECT_THAT(error_of({"run", "--kernel", "k", "--sandbox", "on", "--dbt-verify", "9"}), HasSubstr("no sandbox"));
+  } else {
+    EXPECT_THAT(error_of({"run", "--kernel", "k", "--sandbox", "on"}), HasSubstr("sanitizers"));
+  }
+}
+
 // An argument that looks like an option is still the value of the option before it.
 TEST(Options, CommandLineMayStartWithADash) {
   auto result = parse({"run", "--kernel", "k", "--append", "--verbose"});
@@ -137,7 +152,7 @@ TEST(Options, HelpShowsAllOptions) {
     EXPECT_FALSE(result->run);
     for (const char* option : {"--kernel", "--initrd", "--append", "--memory", "--cpus", "--cpu", "--engine", "--name",
                                "--console", "--no-reboot", "--trace", "--stats", "--gdb", "--debug-exit", "--debugcon",
-                               "--clock", "--dbt-opt", "--dbt-verify"})
+                               "--clock", "--sandbox", "--dbt-opt", "--dbt-verify"})
       EXPECT_THAT(result->print, HasSubstr(option));
   }
   for (auto arguments : {std::initializer_list<const char*>{"--help"}, {"help"}, {"-h"}}) {

@@ -8,6 +8,7 @@
 #include <sys/sysinfo.h>
 #include <unistd.h>
 
+#include <cstdlib>
 #include <memory>
 #include <span>
 
@@ -23,6 +24,7 @@
 #include "io/host_clock.h"
 #include "io/instruction_clock.h"
 #include "machine/pc/machine.h"
+#include "sandbox/sandbox.h"
 
 namespace rhea::app {
 namespace {
@@ -53,6 +55,8 @@ class Session {
   Status open_debugcon();
   Status create_clock();
   Status create_machine();
+  Status confine();
+  void confine_vcpu_thread(unsigned index);
   void on_signal(int signo);
   void end_machine();
 
@@ -65,6 +69,7 @@ class Session {
   std::unique_ptr<Console> console_;
   std::unique_ptr<Console> debugcon_;
   std::unique_ptr<io::Clock> clock_;
+  std::unique_ptr<sandbox::Sandbox> sandbox_;
   std::unique_ptr<Machine> machine_;
   std::unique_ptr<Debugger> debugger_;
   bool power_button_pressed_ = false;
@@ -125,12 +130,34 @@ Status Session::create_machine() {
     debugcon_ = RHEA_TRY(Console::create(*loop_, {.output_fd = fd}));
     machine_options.board.debugcon = [this](std::span<const std::byte> data) { debugcon_->write(data); };
   }
-  machine_ = RHEA_TRY(Machine::create(std::move(machine_options), {.loop = *loop_,
-                                                                   .log = log_,
-                                                                   .clock = std::move(clock_),
-                                                                   .cpu_model = std::move(model),
-                                                                   .create_engine = std::move(factory)}));
+  machine_ = RHEA_TRY(Machine::create(std::move(machine_options),
+                                      {.loop = *loop_,
+                                       .log = log_,
+                                       .clock = std::move(clock_),
+                                       .cpu_model = std::move(model),
+                                       .create_engine = std::move(factory),
+                                       .on_vcpu_start = [this](unsigned index) { confine_vcpu_thread(index); }}));
   return {};
+}
+
+// Everything is open and mapped, and no guest code has run.
+Status Session::confine() {
+  if (!options_.sandbox) return {};
+  constexpr std::string_view kHint = "cannot confine the virtual machine (--sandbox off runs it without)";
+  auto made = sandbox::Sandbox::create({.connections = !options_.gdb.empty()});
+  if (!made) return fail(made.error().context(std::string(kHint)));
+  sandbox_ = std::move(*made);
+  if (auto confined = sandbox_->confine_process(); !confined) return fail(confined.error().context(std::string(kHint)));
+  return {};
+}
+
+// A vCPU's thread. Guest code does not run unconfined because the kernel was out of memory.
+void Session::confine_vcpu_thread(unsigned index) {
+  if (!sandbox_) return;
+  if (auto confined = sandbox_->confine_vcpu_thread(fmt::format("vCPU {}", index).c_str()); !confined) {
+    log_.error("{}", confined.error().context(fmt::format("cannot confine vCPU {}", index)).to_string());
+    std::_Exit(kExitHostError);
+  }
 }
 
 // Event loop's thread.
@@ -158,6 +185,7 @@ Result<MachineExit> Session::run() {
   RHEA_TRY(log_.enable_traces(options_.traces));
   RHEA_TRY(check_host_memory(options_.memory_bytes));
   signal(SIGPIPE, SIG_IGN);
+  if (options_.sandbox) sandbox::Sandbox::prepare();
   loop_ = RHEA_TRY(base::EventLoop::create());
   RHEA_TRY(create_clock());
   RHEA_TRY(open_debugcon());
@@ -170,6 +198,7 @@ Result<MachineExit> Session::run() {
     debugger_ = RHEA_TRY(attach_debugger(*loop_, *machine_, options_.gdb));
     log_.info("gdb server listening on {}", debugger_->address());
   }
+  RHEA_TRY(confine());
   MachineExit exit = machine_->run();
   if (options_.statistics) statistics_ = machine_->statistics();
   if (exit.kind == MachineExit::Kind::kStopped && killed_) {

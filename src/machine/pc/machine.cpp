@@ -32,6 +32,7 @@ Machine::Machine(Options options, Environment environment, const MemoryLayout& l
       clock_(std::move(environment.clock)),
       cpu_model_(std::move(environment.cpu_model)),
       create_engine_(std::move(environment.create_engine)),
+      on_vcpu_start_(std::move(environment.on_vcpu_start)),
       physical_("physical", kPhysicalAddressSpaceBytes),
       ports_("ports", kPortSpaceBytes) {}
 
@@ -139,8 +140,8 @@ Status Machine::create_processors() {
   for (unsigned i = 0; i < options_.cpu_count; ++i) {
     std::unique_ptr<cpu::Vcpu> vcpu = RHEA_TRY(engine_->create_vcpu(i, *lapics_[i]));
     lapics_[i]->set_kick([raw = vcpu.get()] { raw->kick(); });
-    threads_.push_back(
-        std::make_unique<VcpuThread>(std::move(vcpu), i, [this, i] { post([this, i] { on_vcpu_stopped(i); }); }));
+    threads_.push_back(std::make_unique<VcpuThread>(std::move(vcpu), i, on_vcpu_start_,
+                                                    [this, i] { post([this, i] { on_vcpu_stopped(i); }); }));
   }
   return {};
 }

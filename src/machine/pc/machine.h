@@ -72,6 +72,7 @@ class Machine {
     std::unique_ptr<io::Clock> clock;
     cpu::CpuModel cpu_model;
     EngineFactory create_engine;
+    VcpuThread::OnStart on_vcpu_start = {};  // on each vCPU's thread, before it runs guest code
   };
   static constexpr unsigned kMaxCpus = 255;  // APIC IDs 0 to 254; 255 is the broadcast of 8-bit destinations
 
@@ -157,6 +158,7 @@ class Machine {
   std::unique_ptr<io::Clock> clock_;
   cpu::CpuModel cpu_model_;
   EngineFactory create_engine_;
+  VcpuThread::OnStart on_vcpu_start_;
   std::unique_ptr<memory::GuestMemory> memory_;
   io::AddressSpace physical_, ports_;
   io::IrqRouter router_;

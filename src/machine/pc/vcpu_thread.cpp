@@ -11,8 +11,12 @@
 
 namespace rhea::machine {
 
-VcpuThread::VcpuThread(std::unique_ptr<cpu::Vcpu> vcpu, unsigned index, OnStop on_stop)
-    : vcpu_(std::move(vcpu)), index_(index), on_stop_(std::move(on_stop)), thread_([this] { thread_main(); }) {}
+VcpuThread::VcpuThread(std::unique_ptr<cpu::Vcpu> vcpu, unsigned index, OnStart on_start, OnStop on_stop)
+    : vcpu_(std::move(vcpu)),
+      index_(index),
+      on_start_(std::move(on_start)),
+      on_stop_(std::move(on_stop)),
+      thread_([this] { thread_main(); }) {}
 
 VcpuThread::~VcpuThread() { quit(); }
 
@@ -57,6 +61,7 @@ void VcpuThread::thread_main() {
     changed_.wait(lock, [this] { return quit_ || state_ == State::kRunning; });
     if (quit_) return;
     lock.unlock();
+    if (const OnStart on_start = std::exchange(on_start_, {})) on_start(index_);
     cpu::StopReason reason = vcpu_->run();
     lock.lock();
     state_ = State::kParked;

@@ -15,9 +15,11 @@ namespace rhea::machine {
 
 class VcpuThread {
  public:
-  using OnStop = std::function<void()>;  // called on the vCPU's thread after run() has returned: see take_stop()
+  using OnStart =
+      std::function<void(unsigned index)>;  // called on the vCPU's thread before its first run(); may be empty
+  using OnStop = std::function<void()>;     // called on the vCPU's thread after run() has returned: see take_stop()
 
-  VcpuThread(std::unique_ptr<cpu::Vcpu> vcpu, unsigned index, OnStop on_stop);
+  VcpuThread(std::unique_ptr<cpu::Vcpu> vcpu, unsigned index, OnStart on_start, OnStop on_stop);
   ~VcpuThread();  // quit()
   VcpuThread(const VcpuThread&) = delete;
   VcpuThread& operator=(const VcpuThread&) = delete;
@@ -41,6 +43,7 @@ class VcpuThread {
 
   std::unique_ptr<cpu::Vcpu> vcpu_;
   unsigned index_;
+  OnStart on_start_;
   OnStop on_stop_;
   std::mutex mutex_;
   std::condition_variable changed_;

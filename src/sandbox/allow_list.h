@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+// The system calls that a running VM may make: the policy, apart from what enforces it (filter.h).
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <span>
+
+namespace rhea::sandbox {
+
+// A condition on one argument: (argument & mask) == value.
+struct ArgumentRule {
+  uint8_t argument;
+  uint64_t mask;
+  uint64_t value;
+};
+
+// One call that is allowed, under all of its conditions. A call that stands in a list several times is allowed under
+// the conditions of any of its rows.
+struct Rule {
+  enum class Verdict : uint8_t {
+    kAllow,
+    kAbsent,  // fails with ENOSYS, as on an older kernel: the C library then takes another way
+  };
+  int call;
+  const char* reason;
+  std::array<ArgumentRule, 2> when{};
+  uint8_t condition_count = 0;
+  Verdict verdict = Verdict::kAllow;
+};
+
+// What every thread of the process may do once the machine is complete and about to run. Signals go to `process_id`
+// only, the process's own.
+std::span<const Rule> process_rules();
+// Beyond that, where sockets of the process wait for connections (the debugger's).
+std::span<const Rule> connection_rules();
+// What is left to a thread that runs guest code.
+std::span<const Rule> vcpu_rules();
+// tgkill() takes the process's own id, which no constant table knows: arguments that equal this are replaced by it.
+inline constexpr uint64_t kOwnProcess = 0x7fff'ffff'0000'0001;
+
+}  // namespace rhea::sandbox
