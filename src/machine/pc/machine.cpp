@@ -212,11 +212,13 @@ bool Machine::press_power_button() {
 
 void Machine::request_stop() { request(Action::kStop); }
 
-// The first request wins: what comes later was asked by a guest that has ended already.
+// The first request wins: what comes later was asked by a guest that has ended already. But who wants the machine's end
+// does not get a restart instead.
 void Machine::request(Action action, uint32_t status) {
   {
     std::lock_guard lock(action_mutex_);
-    if (action_ != Action::kNone) return;
+    const bool ends_restart = action == Action::kStop && action_ == Action::kReset;
+    if (action_ != Action::kNone && !ends_restart) return;
     action_ = action;
     action_status_ = status;
   }

@@ -101,6 +101,21 @@ TEST_F(MachineTest, StopsFromOutsideBeforeAndDuringTheRun) {
   stopper.join();
 }
 
+TEST_F(MachineTest, AStopFromOutsideIsNotLostToARestart) {
+  Machine* raw = nullptr;
+  int boots = 0;
+  auto machine = create([&](FakeVcpu& vcpu) {
+    if (++boots > 1) return power_off(vcpu);
+    vcpu.out(kResetPort, 0x06);
+    raw->request_stop();
+    return vcpu.wait_for_stop();
+  });
+  ASSERT_TRUE(machine);
+  raw = machine->get();
+  EXPECT_EQ(raw->run().kind, MachineExit::Kind::kStopped);
+  EXPECT_EQ(boots, 1);
+}
+
 TEST_F(MachineTest, PowerButtonReachesAnAcpiGuestOnly) {
   auto machine = create([](FakeVcpu& vcpu) { return vcpu.wait_for_stop(); });
   ASSERT_TRUE(machine);
