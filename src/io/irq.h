@@ -116,6 +116,7 @@ class IrqLine {
   }
   bool level() const { return level_; }
   unsigned gsi() const { return gsi_; }
+  bool connected() const { return router_ != nullptr; }
 
  private:
   IrqRouter* router_ = nullptr;

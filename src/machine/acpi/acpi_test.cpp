@@ -104,7 +104,7 @@ TEST(AcpiTables, AreReachableAndSummed) {
     ByteImage image = build_acpi_tables(platform_of(cpus), kBase);
     EXPECT_LE(image.size(), 0x10000u);
     auto tables = walk(image);
-    for (const char* name : {"RSDT", "XSDT", "FACP", "FACS", "DSDT", "APIC", "MCFG"})
+    for (const char* name : {"RSDT", "XSDT", "FACP", "FACS", "DSDT", "APIC", "MCFG", "HPET"})
       EXPECT_TRUE(tables.contains(name)) << name;
   }
 }

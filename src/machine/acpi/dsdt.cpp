@@ -7,6 +7,7 @@
 
 #include "devices/acpi/pm/pm_regs.h"
 #include "devices/pci/pci_bus.h"
+#include "devices/timers/hpet/hpet_regs.h"
 #include "machine/acpi/aml.h"
 
 namespace rhea::machine {
@@ -109,6 +110,10 @@ ByteImage build_dsdt_aml(const PlatformDescription& platform) {
         device(fmt::format("C{:03X}", cpu), {name("_HID", string("ACPI0007")), name("_UID", integer(cpu))}));
   for (unsigned i = 0; i < kPciLinks; ++i) board.push_back(interrupt_link(kFirstPciGsi + i));
   board.push_back(pci_root(platform));
+  board.push_back(isa_device("HPET", "PNP0103",
+                             Resources().memory32(static_cast<uint32_t>(devices::hpet_regs::kBase),
+                                                  static_cast<uint32_t>(devices::hpet_regs::kSizeBytes)),
+                             {name("_UID", integer(0))}));
 
   return sequence(
       {name("\\_S5", package({integer(pm::kSleepTypeS5), integer(pm::kSleepTypeS5), integer(0), integer(0)})),

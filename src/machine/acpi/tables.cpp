@@ -7,12 +7,14 @@
 
 #include "devices/acpi/pm/pm_regs.h"
 #include "devices/acpi/reset_register/reset_register.h"
+#include "devices/timers/hpet/hpet_regs.h"
 #include "machine/acpi/dsdt.h"
 
 namespace rhea::machine {
 namespace {
 
 namespace pm = devices::pm_regs;
+namespace hpet = devices::hpet_regs;
 
 constexpr size_t kHeaderBytes = 36, kRsdpBytes = 36, kFacsBytes = 64;
 constexpr size_t kLengthOffset = 4, kChecksumOffset = 9;
@@ -122,6 +124,17 @@ ByteImage build_mcfg(const PlatformDescription& platform) {
   return finish_table(std::move(table));
 }
 
+// [IA-PC-HPET 3.2.4]
+ByteImage build_hpet() {
+  constexpr uint8_t kMemorySpace = 0, kNumber = 0, kNoPageProtection = 0;
+  constexpr uint16_t kShortestPeriodTicks = 5000;  // what a guest may ask for without losing ticks
+  ByteImage table = start_table("HPET", 1);
+  table.u32(hpet::kCapabilitiesLow).u8(kMemorySpace).u8(64).u8(0).u8(0).u64(hpet::kBase);
+  table.u8(kNumber).u16(kShortestPeriodTicks).u8(kNoPageProtection);
+  RHEA_CHECK(table.size() == 56);
+  return finish_table(std::move(table));
+}
+
 // [ACPI-6.5 5.2.5.3]
 void put_rsdp(ByteImage& image, uint64_t rsdt, uint64_t xsdt) {
   ByteImage rsdp;
@@ -145,7 +158,7 @@ ByteImage build_acpi_tables(const PlatformDescription& platform, uint64_t base) 
   uint64_t facs = append(build_facs(), 64);
   uint64_t dsdt = append(build_dsdt(platform), 16);
   const uint64_t tables[] = {append(build_fadt(platform, facs, dsdt), 16), append(build_madt(platform), 16),
-                             append(build_mcfg(platform), 16)};
+                             append(build_mcfg(platform), 16), append(build_hpet(), 16)};
   ByteImage rsdt = start_table("RSDT", 1), xsdt = start_table("XSDT", 1);
   for (uint64_t address : tables) {
     rsdt.u32(static_cast<uint32_t>(address));

@@ -8,6 +8,7 @@
 
 #include "base/strings.h"
 #include "devices/acpi/pm/pm_regs.h"
+#include "devices/timers/hpet/hpet_regs.h"
 
 namespace rhea::machine {
 
@@ -47,6 +48,7 @@ MemoryMap MemoryLayout::memory_map() const {
       {kFirmwareAreaEnd, low_bytes_ - kFirmwareAreaEnd, MemoryType::kRam},
       {kEcamBase, kEcamBytes, MemoryType::kReserved},
       {kChipsStart, 0x1000, MemoryType::kReserved},
+      {devices::hpet_regs::kBase, 0x1000, MemoryType::kReserved},
       {kLocalApicBase, 0x1000, MemoryType::kReserved},
   };
   if (high_bytes_ != 0) map.push_back({kFourGiB, high_bytes_, MemoryType::kRam});

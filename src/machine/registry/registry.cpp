@@ -12,8 +12,7 @@
 #include "devices/pci/host_bridge/host_bridge.h"
 #include "devices/pci/lpc_bridge/lpc_bridge.h"
 #include "devices/serial/uart16550/uart16550.h"
-#include "devices/timers/pit/pit.h"
-#include "devices/timers/rtc/rtc.h"
+#include "devices/timers/hpet/hpet.h"
 #include "machine/pc/layout.h"
 
 namespace rhea::machine {
@@ -42,6 +41,7 @@ Created create_ioapic(Board& board) {
 Created create_pit(Board& board) {
   auto pit = std::make_unique<devices::Pit>(devices::Pit::Context{.clock = board.clock, .irq = {&board.router, 0}});
   pit->map_into(board.ports);
+  board.pit = pit.get();
   return pit;
 }
 
@@ -51,7 +51,20 @@ Created create_rtc(Board& board) {
                             .memory_above_4g_bytes = board.options.memory_above_4g_bytes},
       devices::Rtc::Context{.clock = board.clock, .irq = {&board.router, 8}});
   rtc->map_into(board.ports);
+  board.rtc = rtc.get();
   return rtc;
+}
+
+Created create_hpet(Board& board) {
+  auto hpet = std::make_unique<devices::Hpet>(
+      devices::Hpet::Context{.clock = board.clock,
+                             .router = board.router,
+                             .set_legacy_replacement = [pit = board.pit, rtc = board.rtc](bool replaced) {
+                               pit->set_irq_replaced(replaced);
+                               rtc->set_irq_replaced(replaced);
+                             }});
+  hpet->map_into(board.physical);
+  return hpet;
 }
 
 template <unsigned kIndex>
@@ -131,6 +144,7 @@ constexpr BoardDevice kRegistry[] = {
     {"ioapic", "I/O APIC", 1, always, create_ioapic},
     {"pit", "8254 interval timer", 1, always, create_pit},
     {"rtc", "MC146818 real-time clock", 1, always, create_rtc},
+    {"hpet", "high precision event timer", 1, always, create_hpet},
     {"serial0", "16550A UART, COM1", 1, always, create_serial<0>},
     {"serial1", "16550A UART, COM2", 1, always, create_serial<1>},
     {"i8042", "keyboard controller", 1, always, create_i8042},

@@ -14,6 +14,8 @@
 #include "devices/acpi/pm/pm.h"
 #include "devices/pci/pci_bus.h"
 #include "devices/serial/char_backend.h"
+#include "devices/timers/pit/pit.h"
+#include "devices/timers/rtc/rtc.h"
 #include "io/address_space.h"
 #include "io/clock.h"
 #include "io/device.h"
@@ -53,6 +55,8 @@ struct Board {
 
   io::IoHandler* reset_register = nullptr;
   devices::AcpiPm* power_management = nullptr;
+  devices::Pit* pit = nullptr;  // PIT and RTC hand their interrupt lines to the HPET where it asks for them
+  devices::Rtc* rtc = nullptr;
 };
 
 // One device of the board.

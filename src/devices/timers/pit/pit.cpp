@@ -49,14 +49,24 @@ void Pit::reset() {
   const std::lock_guard lock(mutex_);
   state_ = platform::PitState{};
   state_.channel[kSpeaker].gate = false;
-  irq_.set(false);
+  set_irq(false);
   schedule(now_tick());
+}
+
+void Pit::set_irq_replaced(bool replaced) {
+  const std::lock_guard lock(mutex_);
+  if (irq_replaced_ == replaced) return;
+  irq_replaced_ = replaced;
+  const uint64_t now = now_tick();
+  pit_channel::advance(state_.channel[0], now);
+  set_irq(pit_channel::output(state_.channel[0], now));
+  schedule(now);
 }
 
 uint64_t Pit::now_tick() const { return base::mul_div(clock_.now_ns(), kPitHz, kNanosecondsPerSecond); }
 
 void Pit::schedule(uint64_t now) {
-  next_edge_ = pit_channel::next_rising_edge(state_.channel[0], now);
+  next_edge_ = irq_replaced_ ? std::nullopt : pit_channel::next_rising_edge(state_.channel[0], now);
   if (next_edge_)
     timer_->arm(tick_to_ns(*next_edge_));
   else
@@ -72,8 +82,8 @@ void Pit::on_timer() {
     return;
   }
   pit_channel::advance(state_.channel[0], now);
-  irq_.set(false);
-  irq_.set(true);
+  set_irq(false);
+  set_irq(true);
   next_edge_ = pit_channel::next_rising_edge(state_.channel[0], now);
   if (next_edge_) timer_->arm(std::max(tick_to_ns(*next_edge_), clock_.now_ns() + kShortestRearmNs));
 }
@@ -104,7 +114,7 @@ void Pit::write_control(uint8_t value, uint64_t now) {
   }
   pit_channel::program(channel, value);
   if (select == 0) {
-    irq_.set(pit_channel::output(channel, now));
+    set_irq(pit_channel::output(channel, now));
     schedule(now);
   }
 }
@@ -113,7 +123,7 @@ void Pit::write_count(unsigned index, uint8_t value, uint64_t now) {
   PitChannelState& channel = state_.channel[index];
   pit_channel::write_count_byte(channel, value, now);
   if (index != 0) return;
-  if (channel.mode == 0) irq_.set(false);
+  if (channel.mode == 0) set_irq(false);
   schedule(now);
 }
 
@@ -181,7 +191,7 @@ void Pit::set_state(const platform::PitState& state) {
   state_ = state;
   const uint64_t now = now_tick();
   for (PitChannelState& channel : state_.channel) pit_channel::advance(channel, now);
-  irq_.set(state_.channel[0].mode != 0 || pit_channel::output(state_.channel[0], now));
+  set_irq(state_.channel[0].mode != 0 || pit_channel::output(state_.channel[0], now));
   schedule(now);
 }
 

@@ -29,6 +29,8 @@ class Pit final : public io::Device, public io::IoHandler {
   ~Pit() override;
 
   void map_into(io::AddressSpace& ports);  // 0x40-0x43, 0x61
+  // While another chip has channel 0's interrupt line (the HPET in legacy replacement). Not part of the state here.
+  void set_irq_replaced(bool replaced);
 
   std::string_view name() const override { return "pit"; }
   void reset() override;
@@ -52,10 +54,12 @@ class Pit final : public io::Device, public io::IoHandler {
   uint64_t now_tick() const;
   void schedule(uint64_t now);
   void on_timer();
+  void set_irq(bool level) { irq_.set(level && !irq_replaced_); }
 
   io::Clock& clock_;
   mutable std::mutex mutex_;
   io::IrqLine irq_;
+  bool irq_replaced_ = false;
   platform::PitState state_;
   std::optional<uint64_t> next_edge_;  // tick of channel 0's next rising edge that the timer is armed for
   std::unique_ptr<io::Timer> timer_;

@@ -186,14 +186,22 @@ void Rtc::collect_events() {
   }
   const bool request = flags & cmos_[kRegisterB] & (kPeriodicFlag | kAlarmFlag | kUpdateFlag);
   cmos_[kRegisterC] = static_cast<uint8_t>(flags | (request ? kInterruptRequest : 0));
-  irq_.set(request);
+  update_irq();
+}
+
+void Rtc::update_irq() { irq_.set((cmos_[kRegisterC] & kInterruptRequest) && !irq_replaced_); }
+
+void Rtc::set_irq_replaced(bool replaced) {
+  const std::lock_guard lock(mutex_);
+  irq_replaced_ = replaced;
+  update_irq();
 }
 
 void Rtc::schedule() {
   constexpr uint64_t kNever = ~uint64_t{0};
   uint64_t deadline = kNever;
   const uint8_t enabled = cmos_[kRegisterB];
-  if (!irq_.level()) {
+  if (!(cmos_[kRegisterC] & kInterruptRequest)) {
     const uint64_t now = clock_.now_ns();
     if (const auto period = period_ticks(); period && (enabled & kPeriodicEnable))
       deadline = base::mul_div((last_period_ + 1) * *period, kSecondNs, kCrystalHz) + 1;
@@ -377,7 +385,7 @@ Status Rtc::load_state(state::StateReader& reader) {
     offset_ns_ = offset_ns;
     last_second_ = last_second;
     last_period_ = period_ticks() ? std::min(last_period, crystal_ticks() / *period_ticks()) : 0;
-    irq_.set(cmos_[kRegisterC] & kInterruptRequest);
+    update_irq();
     schedule();
   }
   if (set_nmi_masked_) set_nmi_masked_(nmi_masked);

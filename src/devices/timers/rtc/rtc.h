@@ -37,6 +37,8 @@ class Rtc final : public io::Device, public io::IoHandler {
   ~Rtc() override;
 
   void map_into(io::AddressSpace& ports);  // 0x70-0x71
+  // While another chip has the interrupt line (the HPET in legacy replacement). Not part of the state here.
+  void set_irq_replaced(bool replaced);
 
   std::string_view name() const override { return "rtc"; }
   void reset() override;
@@ -71,12 +73,14 @@ class Rtc final : public io::Device, public io::IoHandler {
   void schedule();
   void on_timer();
   void write_memory_size();
+  void update_irq();
 
   Options options_;
   io::Clock& clock_;
   std::function<void(bool)> set_nmi_masked_;
   mutable std::mutex mutex_;
   io::IrqLine irq_;
+  bool irq_replaced_ = false;
   std::array<uint8_t, 128> cmos_{};
   uint8_t index_ = 0;
   bool nmi_masked_ = false;
