@@ -41,6 +41,13 @@ Status check_host_memory(uint64_t memory_bytes) {
                                                        base::format_size(memory_bytes), host_bytes >> 20));
 }
 
+// The thread of a user-mode network follows changes of the host's name servers, and reads no other file. Where the
+// kernel cannot see to that, it is left to what the thread's own code does.
+void confine_network_thread() {
+  static constexpr const char* kReadable[] = {"/etc/resolv.conf"};
+  [[maybe_unused]] const Status confined = sandbox::Sandbox::confine_files(kReadable);
+}
+
 // Everything that lives as long as the machine, destroyed in reverse order: the terminal is restored last but
 // before the final messages.
 class Session {
@@ -56,7 +63,7 @@ class Session {
   Status create_clock();
   Status create_machine();
   Status confine();
-  void confine_vcpu_thread(unsigned index);
+  void confine_thread(sandbox::Sandbox::Role role, const std::string& name);
   void on_signal(int signo);
   void end_machine();
 
@@ -72,6 +79,7 @@ class Session {
   std::unique_ptr<sandbox::Sandbox> sandbox_;
   std::unique_ptr<Machine> machine_;
   std::unique_ptr<Debugger> debugger_;
+  bool network_ = false;
   bool power_button_pressed_ = false;
   bool killed_ = false;
   std::string statistics_;
@@ -124,19 +132,25 @@ Status Session::create_machine() {
   Machine::Options machine_options = machine_options_of(options_);
   machine_options.start_paused = options_.gdb_wait;
   machine_options.board.serial[0] = console_.get();
+  for (machine::NetworkOptions& network : machine_options.board.networks) {
+    network_ = true;
+    if (options_.sandbox) network.on_thread_start = confine_network_thread;
+  }
   if (!options_.debugcon.empty()) {
     // A console of its own: a reader that stalls must not keep the VM from ending.
     const int fd = debugcon_file_ ? debugcon_file_.get() : STDOUT_FILENO;
     debugcon_ = RHEA_TRY(Console::create(*loop_, {.output_fd = fd}));
     machine_options.board.debugcon = [this](std::span<const std::byte> data) { debugcon_->write(data); };
   }
-  machine_ = RHEA_TRY(Machine::create(std::move(machine_options),
-                                      {.loop = *loop_,
-                                       .log = log_,
-                                       .clock = std::move(clock_),
-                                       .cpu_model = std::move(model),
-                                       .create_engine = std::move(factory),
-                                       .on_vcpu_start = [this](unsigned index) { confine_vcpu_thread(index); }}));
+  machine_ = RHEA_TRY(Machine::create(std::move(machine_options), {.loop = *loop_,
+                                                                   .log = log_,
+                                                                   .clock = std::move(clock_),
+                                                                   .cpu_model = std::move(model),
+                                                                   .create_engine = std::move(factory),
+                                                                   .on_vcpu_start = [this](unsigned index) {
+                                                                     confine_thread(sandbox::Sandbox::Role::kVcpu,
+                                                                                    fmt::format("vCPU {}", index));
+                                                                   }}));
   return {};
 }
 
@@ -144,18 +158,21 @@ Status Session::create_machine() {
 Status Session::confine() {
   if (!options_.sandbox) return {};
   constexpr std::string_view kHint = "cannot confine the virtual machine (--sandbox off runs it without)";
-  auto made = sandbox::Sandbox::create({.connections = !options_.gdb.empty()});
+  auto made = sandbox::Sandbox::create({.connections = !options_.gdb.empty(), .network = network_});
   if (!made) return fail(made.error().context(std::string(kHint)));
   sandbox_ = std::move(*made);
   if (auto confined = sandbox_->confine_process(); !confined) return fail(confined.error().context(std::string(kHint)));
+  using Role = sandbox::Sandbox::Role;
+  machine_->on_each_io_thread([this] { confine_thread(Role::kDevice, "a device thread"); });
+  confine_thread(Role::kDevice, "the main thread");
   return {};
 }
 
-// A vCPU's thread. Guest code does not run unconfined because the kernel was out of memory.
-void Session::confine_vcpu_thread(unsigned index) {
+// On the thread meant. Nobody runs less confined because the kernel was out of memory.
+void Session::confine_thread(sandbox::Sandbox::Role role, const std::string& name) {
   if (!sandbox_) return;
-  if (auto confined = sandbox_->confine_vcpu_thread(fmt::format("vCPU {}", index).c_str()); !confined) {
-    log_.error("{}", confined.error().context(fmt::format("cannot confine vCPU {}", index)).to_string());
+  if (auto confined = sandbox_->confine_thread(role, name.c_str()); !confined) {
+    log_.error("{}", confined.error().context(fmt::format("cannot confine {}", name)).to_string());
     std::_Exit(kExitHostError);
   }
 }

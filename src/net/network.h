@@ -40,6 +40,7 @@ Result<Forward> parse_forward(std::string_view text);
 struct UserNetworkOptions {
   std::string guest_name = "rhea";  // what DHCP tells the guest its name is
   std::vector<Forward> forwards;
+  std::function<void()> on_thread_start = {};  // on the network's own thread, before it does anything; may be empty
 };
 
 // TCP, UDP and ping to the outside through the host's sockets, without privileges: DHCP gives the guest 10.0.2.15, the

@@ -72,7 +72,10 @@ class UserNetwork final : public Network {
     slirp_ = slirp_new(&config, &kCallbacks, this);
     if (!slirp_) return fail(ErrorCode::kInternal, "the user-mode network cannot be set up");
     for (const Forward& forward : options.forwards) RHEA_TRY(add(forward));
-    thread_ = std::thread([this] { run(); });
+    thread_ = std::thread([this, on_start = options.on_thread_start] {
+      if (on_start) on_start();
+      run();
+    });
     pthread_setname_np(thread_.native_handle(), "rhea-net");
     return {};
   }

@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// The two allow lists. Each row says who needs the call, after the VM has started; what is needed before that (opening
+// The allow lists. Each row says who needs the call, after the VM has started; what is needed before that (opening
 // files, creating descriptors, mapping executable memory) is not here. docs/threat-model.md explains what this keeps
 // from whom, and what it does not.
 #include "sandbox/allow_list.h"
 
 #include <asm/termbits.h>
+#include <fcntl.h>
 #include <linux/sched.h>
 #include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 
 namespace rhea::sandbox {
@@ -24,6 +26,9 @@ constexpr Rule allow(int call, const char* reason, ArgumentRule rule) {
 }
 constexpr Rule allow(int call, const char* reason, ArgumentRule first, ArgumentRule second) {
   return {.call = call, .reason = reason, .when = {first, second}, .condition_count = 2};
+}
+constexpr Rule absent(int call, const char* reason, ArgumentRule rule) {
+  return {.call = call, .reason = reason, .when = {rule}, .condition_count = 1, .verdict = Rule::Verdict::kAbsent};
 }
 constexpr Rule absent(int call, const char* reason) {
   return {.call = call, .reason = reason, .verdict = Rule::Verdict::kAbsent};
@@ -69,14 +74,20 @@ constexpr Rule kVcpuRules[] = {
           equals(0, kOwnProcess)),
 };
 
-// Beyond the above, for the event loop's thread and those that devices' backends keep.
-constexpr Rule kProcessRules[] = {
+// Beyond the above, for event loops and the threads that work for them.
+constexpr Rule kDeviceRules[] = {
     // The event loop.
     allow(SYS_epoll_wait, "the event loop"),
     allow(SYS_epoll_pwait, "the event loop"),
     allow(SYS_epoll_ctl, "descriptors join and leave the event loop"),
     allow(SYS_ppoll, "waiting for a console's reader"),
     allow(SYS_read, "console input, timers, signals, the wake-up of the loop"),
+    // Disk images. The ring takes no operations but these and reads and writes (src/block/uring_file.cpp).
+    allow(SYS_io_uring_enter, "a disk's requests"),
+    allow(SYS_preadv, "a disk's requests where there is no io_uring"),
+    allow(SYS_pwritev, "a disk's requests where there is no io_uring"),
+    allow(SYS_fdatasync, "a disk's requests where there is no io_uring"),
+    allow(SYS_fallocate, "a disk's requests where there is no io_uring"),
     // Files that are open: kernel and initial RAM disk are read anew when the guest restarts.
     allow(SYS_pread64, "boot files"),
     allow(SYS_readv, "boot files"),
@@ -101,7 +112,7 @@ constexpr Rule kProcessRules[] = {
     allow(SYS_seccomp, "a vCPU thread gives up what is not in the shorter list; nothing is ever given back"),
     // Time and chance.
     allow(SYS_clock_nanosleep, "waiting at the end for a console's reader"),
-    allow(SYS_getrandom, "the C library's hash seeds"),
+    allow(SYS_getrandom, "the guest's entropy device"),
 };
 
 // Connections come to a socket that was listening before the start; none can be opened to anywhere.
@@ -111,9 +122,36 @@ constexpr Rule kConnectionRules[] = {
     allow(SYS_shutdown, "a connection's end"),   allow(SYS_unlink, "a listening Unix socket's name goes with it"),
 };
 
+// The library of the user-mode network. Executing programs and serving files, which it can do too, it is not asked for.
+constexpr Rule kNetworkRules[] = {
+    allow(SYS_socket, "the guest's connections", equals(0, AF_INET)),
+    allow(SYS_socket, "the guest's connections", equals(0, AF_INET6)),
+    absent(SYS_socket, "looking up an interface by name: without it the interface is unknown", equals(0, AF_UNIX)),
+    allow(SYS_connect, "the guest's connections"),
+    allow(SYS_bind, "the guest's UDP ports"),
+    allow(SYS_listen, "forwarded ports"),
+    allow(SYS_accept, "forwarded ports"),
+    allow(SYS_accept4, "forwarded ports"),
+    allow(SYS_getsockname, "the guest's connections"),
+    allow(SYS_getpeername, "the guest's connections"),
+    allow(SYS_getsockopt, "how a connection went"),
+    allow(SYS_setsockopt, "options of the guest's connections"),
+    allow(SYS_recvfrom, "the guest's connections"),
+    allow(SYS_recvmsg, "errors about what the guest sent"),
+    allow(SYS_sendto, "the guest's connections"),
+    allow(SYS_shutdown, "the guest's connections"),
+    allow(SYS_fcntl, "sockets that do not block"),
+    allow(SYS_ioctl, "how much has come", equals(1, FIONREAD)),
+    allow(SYS_ioctl, "sockets that do not block", equals(1, FIONBIO)),
+    allow(SYS_newfstatat, "has /etc/resolv.conf changed?"),
+    allow(SYS_openat, "reading /etc/resolv.conf; other files are kept from it by confine_files()",
+          lacks(2, O_ACCMODE | O_CREAT | O_TRUNC)),
+};
+
 }  // namespace
 
-std::span<const Rule> process_rules() { return kProcessRules; }
+std::span<const Rule> device_rules() { return kDeviceRules; }
+std::span<const Rule> network_rules() { return kNetworkRules; }
 std::span<const Rule> connection_rules() { return kConnectionRules; }
 std::span<const Rule> vcpu_rules() { return kVcpuRules; }
 

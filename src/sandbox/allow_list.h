@@ -29,13 +29,14 @@ struct Rule {
   Verdict verdict = Verdict::kAllow;
 };
 
-// What every thread of the process may do once the machine is complete and about to run. Signals go to `process_id`
-// only, the process's own.
-std::span<const Rule> process_rules();
+// Lists for once the machine is complete and about to run. What is left to a thread that runs guest code:
+std::span<const Rule> vcpu_rules();
+// Beyond that, to a thread that runs an event loop or works for one: the main thread, the devices' threads.
+std::span<const Rule> device_rules();
 // Beyond that, where sockets of the process wait for connections (the debugger's).
 std::span<const Rule> connection_rules();
-// What is left to a thread that runs guest code.
-std::span<const Rule> vcpu_rules();
+// Beyond that, to the thread of a user-mode network, which acts for the guest through this host's sockets.
+std::span<const Rule> network_rules();
 // tgkill() takes the process's own id, which no constant table knows: arguments that equal this are replaced by it.
 inline constexpr uint64_t kOwnProcess = 0x7fff'ffff'0000'0001;
 

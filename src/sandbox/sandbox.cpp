@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The two filters and the message that a forbidden call ends in.
+// The filters and the message that a forbidden call ends in.
 #include "sandbox/sandbox.h"
 
 #include <fmt/format.h>
@@ -67,11 +67,11 @@ void Sandbox::prepare() { ::mallopt(M_ARENA_MAX, 1); }
 
 Result<std::unique_ptr<Sandbox>> Sandbox::create(Options options) {
   const std::span<const Rule> none;
-  const std::span<const Rule> process_lists[] = {vcpu_rules(), process_rules(),
-                                                 options.connections ? connection_rules() : none};
-  const std::span<const Rule> vcpu_lists[] = {vcpu_rules()};
-  Filter process = RHEA_TRY(Filter::create(process_lists));
-  Filter vcpu = RHEA_TRY(Filter::create(vcpu_lists));
+  const std::span<const Rule> lists[] = {vcpu_rules(), device_rules(), options.connections ? connection_rules() : none,
+                                         options.network ? network_rules() : none};
+  Filter process = RHEA_TRY(Filter::create(lists));
+  Filter device = RHEA_TRY(Filter::create(std::span(lists).first(3)));
+  Filter vcpu = RHEA_TRY(Filter::create(std::span(lists).first(1)));
   call_names();
   struct sigaction action{};
   action.sa_sigaction = on_forbidden_call;
@@ -79,14 +79,14 @@ Result<std::unique_ptr<Sandbox>> Sandbox::create(Options options) {
   sigemptyset(&action.sa_mask);
   if (::sigaction(SIGSYS, &action, nullptr) != 0)
     return fail(Error::from_errno(errno, "cannot install the sandbox's signal handler"));
-  return std::unique_ptr<Sandbox>(new Sandbox(std::move(process), std::move(vcpu)));
+  return std::unique_ptr<Sandbox>(new Sandbox(std::move(process), std::move(device), std::move(vcpu)));
 }
 
 Status Sandbox::confine_process() const { return process_.install(Filter::Scope::kProcess); }
 
-Status Sandbox::confine_vcpu_thread(const char* name) const {
+Status Sandbox::confine_thread(Role role, const char* name) const {
   std::strncpy(thread_name, name, sizeof thread_name - 1);
-  return vcpu_.install(Filter::Scope::kThread);
+  return (role == Role::kVcpu ? vcpu_ : device_).install(Filter::Scope::kThread);
 }
 
 }  // namespace rhea::sandbox

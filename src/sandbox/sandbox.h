@@ -2,17 +2,22 @@
 // Confines a running VM to the system calls it needs, so that a guest that breaks into the process is still kept from
 // the host's files, network, programs and other processes.
 //
-//   prepare() -> create() -> confine_process() -> on each vCPU thread: confine_vcpu_thread() -> guest code
+//   prepare() -> create() -> confine_process() -> on threads of a role: confine_thread() -> guest code
 //
-// Two allow lists (allow_list.h): one for every thread, from the moment at which the machine is complete, and a shorter
-// one on top of it for threads that run guest code. A call outside them is not executed; the process says which it was,
-// in one line on standard error, and ends with status 1 (by the signal SIGSYS, and without the line, where the thread
-// has that signal blocked, as the C library does for a moment when it starts a thread).
+// Allow lists (allow_list.h): one for every thread, from the moment at which the machine is complete, and shorter ones
+// on top of it for threads that run guest code and those that work for devices. A call outside them is not executed;
+// the process says which it was, in one line on standard error, and ends with status 1 (by the signal SIGSYS, and
+// without the line, where the thread has that signal blocked, as the C library does for a moment when it starts a
+// thread).
 //
-// Threads: prepare(), create() and confine_process() on one thread, once; confine_vcpu_thread() on the thread meant.
+// Threads: prepare(), create() and confine_process() on one thread, once; confine_thread() and confine_files() on the
+// thread meant.
 #pragma once
 
+#include <cstdint>
 #include <memory>
+#include <span>
+#include <utility>
 
 #include "base/error.h"
 #include "sandbox/filter.h"
@@ -30,14 +35,21 @@ class Sandbox {
 
   struct Options {
     bool connections = false;  // sockets of the process wait for connections
+    bool network = false;      // there is a user-mode network
   };
-  // Compiles both lists and takes SIGSYS.
+  // Compiles the lists and takes SIGSYS.
   static Result<std::unique_ptr<Sandbox>> create(Options options);
 
   // All threads that there are, and those that they start. No executable memory can be mapped from here on.
   Status confine_process() const;
-  // The calling thread, after confine_process(). `name` (kept by copy) is for the message.
-  Status confine_vcpu_thread(const char* name) const;
+  // The calling thread, after confine_process(), for what its role has no use for. `name` (kept by copy, cut off at 15
+  // characters) is for the message.
+  enum class Role : uint8_t { kVcpu, kDevice };
+  Status confine_thread(Role role, const char* name) const;
+
+  // The calling thread, and threads that it starts: no file can be opened but for reading these, as they are now.
+  // Errors: kUnsupported where the kernel has no Landlock; then nothing has changed.
+  static Status confine_files(std::span<const char* const> readable);
 
  private:
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
@@ -51,9 +63,10 @@ class Sandbox {
 #else
   static constexpr bool kBuilt = true;
 #endif
-  Sandbox(Filter process, Filter vcpu) : process_(std::move(process)), vcpu_(std::move(vcpu)) {}
+  Sandbox(Filter process, Filter device, Filter vcpu)
+      : process_(std::move(process)), device_(std::move(device)), vcpu_(std::move(vcpu)) {}
 
-  Filter process_, vcpu_;
+  Filter process_, device_, vcpu_;
 };
 
 }  // namespace rhea::sandbox

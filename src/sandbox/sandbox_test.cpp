@@ -42,7 +42,7 @@ void require(bool condition, const char* what) {
 }
 
 // In a child: does `action` on a vCPU's thread (or the process's first one) under the sandbox.
-enum class Where { kVcpu, kMain };
+enum class Where { kVcpu, kDevice, kMain };
 [[noreturn]] void confined(Where where, const std::function<void()>& action, Sandbox::Options options = {}) {
   Sandbox::prepare();
   auto sandbox = Sandbox::create(options);
@@ -53,7 +53,12 @@ enum class Where { kVcpu, kMain };
     ::_exit(kUnharmed);
   }
   std::thread thread([&] {
-    require((*sandbox)->confine_vcpu_thread("vCPU 7").has_value(), "confine_vcpu_thread");
+    const bool vcpu = where == Where::kVcpu;
+    require(
+        (*sandbox)
+            ->confine_thread(vcpu ? Sandbox::Role::kVcpu : Sandbox::Role::kDevice, vcpu ? "vCPU 7" : "a device thread")
+            .has_value(),
+        "confine_thread");
     action();
   });
   thread.join();
@@ -140,6 +145,39 @@ TEST_F(SandboxTest, ConnectionsAreAllowedWhereAsked) {
               ExitedWithCode(1), "accept4");
   EXPECT_EXIT(confined(Where::kMain, [] { ::socket(AF_UNIX, SOCK_STREAM, 0); }, {.connections = true}),
               ExitedWithCode(1), "socket");
+}
+
+// Only the network's own thread, which nothing narrows down.
+TEST_F(SandboxTest, NetworkThreadsReachTheNetworkAndNothingElse) {
+  const auto with_network = [](Where where, const std::function<void()>& action) {
+    confined(where, action, {.network = true});
+  };
+  EXPECT_EXIT(with_network(Where::kMain, [] { require(::socket(AF_INET, SOCK_DGRAM, 0) >= 0, "socket"); }),
+              ExitedWithCode(kUnharmed), "");
+  EXPECT_EXIT(with_network(Where::kMain, [] { require(::socket(AF_UNIX, SOCK_STREAM, 0) < 0, "socket"); }),
+              ExitedWithCode(kUnharmed), "");
+  EXPECT_EXIT(with_network(Where::kMain, [] { ::socket(AF_NETLINK, SOCK_RAW, 0); }), ExitedWithCode(1), "socket");
+  EXPECT_EXIT(with_network(Where::kMain, [] { (void)!::open("/tmp/x", O_WRONLY | O_CREAT, 0600); }), ExitedWithCode(1),
+              "openat");
+  EXPECT_EXIT(with_network(Where::kDevice, [] { ::socket(AF_INET, SOCK_DGRAM, 0); }), ExitedWithCode(1),
+              "^rhea: a device thread made the system call socket");
+  EXPECT_EXIT(with_network(Where::kDevice, [] { (void)!::open("/dev/null", O_RDONLY); }), ExitedWithCode(1), "openat");
+  EXPECT_EXIT(with_network(Where::kVcpu, [] { ::socket(AF_INET, SOCK_DGRAM, 0); }), ExitedWithCode(1), "socket");
+}
+
+TEST_F(SandboxTest, FilesAreKeptFromThreadsThatNeedFewOfThem) {
+  const auto child = [] {
+    static constexpr const char* kReadable[] = {"/proc/self/exe", "/nonexistent"};
+    const auto confined = Sandbox::confine_files(kReadable);
+    if (!confined) ::_exit(confined.error().code() == ErrorCode::kUnsupported ? kUnharmed : 99);
+    require(::open("/proc/self/exe", O_RDONLY) >= 0, "what was named can be read");
+    require(::open("/etc/passwd", O_RDONLY) < 0 && errno == EACCES, "another file");
+    require(::open("/tmp", O_RDONLY | O_DIRECTORY) < 0 && errno == EACCES, "a directory");
+    require(::open("/tmp/rhea-sandbox-test", O_WRONLY | O_CREAT, 0600) < 0 && errno == EACCES, "a new file");
+    std::thread([] { require(::open("/etc/passwd", O_RDONLY) < 0, "from a later thread"); }).join();
+    ::_exit(kUnharmed);
+  };
+  EXPECT_EXIT(child(), ExitedWithCode(kUnharmed), "");
 }
 
 // What runs of the C library in vCPU threads, at sizes that go to the kernel.

@@ -205,6 +205,10 @@ std::optional<MachineExit> Machine::run_slice(uint64_t instructions) {
   return exit_;
 }
 
+void Machine::on_each_io_thread(const std::function<void()>& function) {
+  for (const auto& thread : io_threads_) thread->run_sync(function);
+}
+
 bool Machine::press_power_button() {
   power_management_->press_power_button();
   return power_management_->acpi_enabled();

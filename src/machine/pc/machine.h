@@ -89,6 +89,9 @@ class Machine {
   // the guest halts), by a deterministic clock. A reset that the guest asks for is done; its end is returned.
   std::optional<MachineExit> run_slice(uint64_t instructions);
 
+  // Before run(): calls `function` on each thread that devices have for themselves, one after the other.
+  void on_each_io_thread(const std::function<void()>& function);
+
   // Any thread. False if the guest has not enabled ACPI: then nothing in it listens.
   bool press_power_button();
   void request_stop();

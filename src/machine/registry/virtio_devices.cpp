@@ -122,7 +122,8 @@ Status create_virtio_devices(Board& board, memory::GuestMemory& memory,
     const NetworkOptions& options = board.options.networks[i];
     const std::string name = fmt::format("net{}", i);
     base::IoThread* const thread = RHEA_TRY(new_thread("rhea-" + name));
-    auto network = RHEA_TRY(net::create_user_network({.guest_name = options.guest_name, .forwards = options.forwards}));
+    auto network = RHEA_TRY(net::create_user_network(
+        {.guest_name = options.guest_name, .forwards = options.forwards, .on_thread_start = options.on_thread_start}));
     auto card = RHEA_TRY(devices::virtio::Net::create(
         {.name = name, .mac = mac_of(i)}, {.memory = memory, .thread = *thread, .network = std::move(network)}));
     RHEA_TRY(plug(name, std::move(card)));

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -37,6 +38,7 @@ const io::DeviceSpec& disk_spec();
 struct NetworkOptions {
   std::vector<net::Forward> forwards;
   std::string guest_name = "rhea";
+  std::function<void()> on_thread_start = {};  // on the network's own thread, before it does anything; may be empty
 };
 
 // A device as the machine keeps it.
