@@ -16,10 +16,9 @@ void put(CpuState& state, size_t offset, T value) {
 }
 
 // What RESET and INIT set alike, all of which is zero before.
-void reset_registers(CpuState& state) {
+void reset_registers(CpuState& state, uint32_t signature) {
   state.rip = 0xfff0;
-  // Family, model and stepping go to EDX; 6 for the family is what every model here has in bits 8-11 or above.
-  state.gpr[kRdx] = 0x600;
+  state.gpr[kRdx] = signature;
 
   constexpr uint16_t kData = 0x93, kCode = 0x9b, kLdt = 0x82, kBusyTss = 0x8b;
   for (SegmentIndex index : {kEs, kSs, kDs, kFs, kGs}) state.segment[index] = {.attributes = kData};
@@ -33,9 +32,9 @@ void reset_registers(CpuState& state) {
 
 }  // namespace
 
-void reset_to_power_on(CpuState& state) {
+void reset_to_power_on(CpuState& state, uint32_t signature) {
   state = CpuState{};
-  reset_registers(state);
+  reset_registers(state, signature);
   state.cr0 = cr0::kCd | cr0::kNw | cr0::kEt;
   // Fast strings on; no branch trace store, no PEBS. [SDM-4 2.1, MSR 1A0H]
   state.misc_enable = 0x1801;
@@ -46,7 +45,7 @@ void reset_to_power_on(CpuState& state) {
   put<uint64_t>(state, kXstateBvOffset, 0b11);  // x87 and SSE are in the area; AVX in its initial state
 }
 
-void reset_by_init(CpuState& state) {
+void reset_by_init(CpuState& state, uint32_t signature) {
   state.gpr = {};
   state.rflags = rflags::kFixed1;
   state.segment = {};
@@ -59,7 +58,7 @@ void reset_by_init(CpuState& state) {
   state.sti_shadow = state.mov_ss_shadow = state.nmi_blocked = state.nmi_pending = false;
   state.halted = state.wait_for_sipi = false;
   state.debug_pending = 0;
-  reset_registers(state);
+  reset_registers(state, signature);
 }
 
 }  // namespace rhea::cpu

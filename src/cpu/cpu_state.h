@@ -106,13 +106,14 @@ struct CpuState {
   bool virtual8086() const { return rflags & rflags::kVm; }
 };
 
-// What power-on or RESET leaves. [SDM-3A 10.1.1]
-void reset_to_power_on(CpuState& state);
+// What power-on or RESET leaves. [SDM-3A 10.1.1] `signature` is EAX of CPUID leaf 1 and comes to EDX; 6 for the family
+// is what every model here has in it.
+void reset_to_power_on(CpuState& state, uint32_t signature = 0x600);
 
 // What an INIT leaves. [SDM-3A 10.1.1 table 10-1; APM-2 14.1.3 table 14-1] As at power-on, but for CR0.CD and CR0.NW,
 // XCR0, the XSAVE area (x87, SSE, AVX) and the MSRs, which stay; EFER is cleared. The registers through which the
 // guest had the hypervisor write into its memory are cleared too. wait_for_sipi is clear: the caller, who knows
 // which processor this is, sets it on all but the bootstrap one.
-void reset_by_init(CpuState& state);
+void reset_by_init(CpuState& state, uint32_t signature);
 
 }  // namespace rhea::cpu

@@ -46,7 +46,7 @@ TEST(CpuState, PowerOn) {
 // [SDM-3A 10.1.1 table 10-1]
 TEST(CpuState, Init) {
   CpuState power_on, state;
-  reset_to_power_on(power_on);
+  reset_to_power_on(power_on, 0xa0671);
   reset_to_power_on(state);
   for (uint64_t& gpr : state.gpr) gpr = 5;
   for (uint64_t& dr : state.dr) dr = 6;
@@ -63,9 +63,9 @@ TEST(CpuState, Init) {
   state.star = state.pat = state.mtrr_def_type = state.tsc_aux = state.kvm_poll_control = 7;
   state.kvm_system_time = state.kvm_pv_eoi = 0x3001;
   state.nmi_blocked = state.nmi_pending = state.halted = state.sti_shadow = state.wait_for_sipi = true;
-  reset_by_init(state);
+  reset_by_init(state, 0xa0671);
 
-  EXPECT_EQ(state.gpr, power_on.gpr);
+  EXPECT_EQ(state.gpr, power_on.gpr) << "the signature in EDX, nothing else";
   EXPECT_EQ(state.segment, power_on.segment);
   EXPECT_EQ(state.gdtr, power_on.gdtr);
   EXPECT_EQ(state.idtr, power_on.idtr);

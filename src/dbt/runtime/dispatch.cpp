@@ -4,6 +4,7 @@
 // General registers only: runs with the guest's vector registers in place.
 #include <utility>
 
+#include "cpu/cpu_model.h"
 #include "cpu/lapic.h"
 #include "dbt/inject_bug.h"
 #include "dbt/runtime/entry_points.h"
@@ -120,7 +121,13 @@ void Runtime::deliver_pending_interrupt() {
 void Runtime::initialise() {
   Context& c = context_;
   c.state.rflags = c.rflags();
-  cpu::reset_by_init(c.state);
+  call_with_vectors_saved(  // ordinary C++; the vector registers stay as they are
+      c,
+      [](void* argument) {
+        auto& context = *static_cast<Context*>(argument);
+        cpu::reset_by_init(context.state, context.cpu_model->cpuid(1, 0).eax);
+      },
+      &c);
   c.set_rflags(c.state.rflags);
   c.state.wait_for_sipi = true;
   c.step_pending = 0;

@@ -177,7 +177,7 @@ Status Machine::boot() {
 // As a firmware leaves them: the memory types of the boot processor, then INIT.
 cpu::CpuState Machine::application_processor_state() const {
   cpu::CpuState state;
-  cpu::reset_to_power_on(state);
+  cpu::reset_to_power_on(state, cpu_model_.cpuid(1, 0).eax);
   program_mtrrs(state, kPciHoleStart, cpu_model_.physical_address_bits());
   state.wait_for_sipi = true;
   return state;
