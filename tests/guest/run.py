@@ -3,9 +3,11 @@
 # rhea-suite: timeout=600
 """Runs the bare-metal test guests; the last line is "N passed, N failed, N skipped".
 
-Each guest prints "ok NAME", "FAIL NAME" or "skip NAME: WHY" per assertion and ends through the debug-exit port. By
-default they run on Rhea; with --vs-qemu on QEMU's TCG too, as an oracle for the guests themselves: what TCG is known to
-get wrong the guest skips there, with the text of the manual that says so.
+Each guest prints "ok NAME", "FAIL NAME" or "skip NAME: WHY" per assertion and "info NAME: ..." for what is only
+reported, and ends through the debug-exit port. By default they run on Rhea, twice; --on qemu-tcg (or RHEA_TEST_LONG=1
+where QEMU is installed) runs them on QEMU's TCG, as an oracle for the guests themselves: what TCG is known to get wrong
+the guest skips there, with the text of the manual that says so. Engines that ran are compared in a table at the end.
+Guests with several processors repeat what they do; RHEA_TEST_LONG=1 or --depth multiplies how often.
 """
 import argparse
 import dataclasses
@@ -18,6 +20,7 @@ import sys
 import tempfile
 import time
 
+LONG = os.environ.get("RHEA_TEST_LONG") == "1"
 PASSED_STATUS = (16 << 1) | 1  # see finish() in lib/guest.h
 
 
@@ -28,8 +31,10 @@ class Guest:
     qemu_status: int = PASSED_STATUS
     timeout: float = 30
     extra: tuple = ()  # further options of `rhea run`
+    cpus: int = 1
 
 
+SMP = ["smp_init", "smp_ipi", "smp_irq", "smp_lock", "smp_atomic", "smp_tlb", "smp_code", "smp_io", "litmus"]
 GUESTS = [
     Guest("hello"),
     Guest("exceptions"),
@@ -45,7 +50,7 @@ GUESTS = [
     Guest("tasks"),
     Guest("debug"),
     Guest("triple", rhea_status=3, qemu_status=0),  # QEMU: a reset, under -no-reboot
-]
+] + [Guest(name, cpus=4, timeout=90) for name in SMP]
 
 
 @dataclasses.dataclass
@@ -54,11 +59,18 @@ class Result:
     failed: list
     skipped: list
     text: str
+    info: list = dataclasses.field(default_factory=list)
+
+
+def command_line(options, guest):
+    return f"cpus={guest.cpus} depth={options.depth}"
 
 
 def rhea_command(options, guest, image):
     """The engine as users run it."""
     command = [str(options.rhea), "run", "--kernel", str(image), "--debug-exit", "--console", "stdio", "--memory", "256M", "--no-reboot"]
+    if guest.cpus > 1:
+        command += ["--cpus", str(guest.cpus), "--append", command_line(options, guest)]
     return command + list(guest.extra) + options.rhea_option
 
 
@@ -66,17 +78,34 @@ def reference_command(options, guest, image):
     return rhea_command(options, guest, image) + ["--dbt-opt=0"]
 
 
-def qemu_command(_options, _guest, image):
-    return ["qemu-system-x86_64", "-accel", "tcg", "-machine", "q35", "-cpu", "max", "-m", "256M", "-display", "none", "-serial", "stdio",
-            "-no-reboot", "-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-kernel", str(image)]
+def qemu_command(options, guest, image):
+    command = ["qemu-system-x86_64", "-machine", "q35", "-cpu", "max", "-m", "256M", "-display", "none", "-serial", "stdio",
+               "-no-reboot", "-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-kernel", str(image)]
+    if guest.cpus == 1:
+        return command + ["-accel", "tcg"]
+    return command + ["-accel", "tcg,thread=multi", "-smp", str(guest.cpus), "-append", command_line(options, guest)]
 
 
-def run(command, guest, wanted_status):
+ENGINES = {"rhea": rhea_command, "rhea-reference": reference_command, "qemu-tcg": qemu_command}
+
+
+def takes_cpus(options, count):
+    """Whether Rhea takes that many processors: it is asked, with the smallest guest."""
+    guest = Guest("hello", cpus=count)
+    command = rhea_command(options, guest, options.build_dir / "tests/guest/hello.elf")
+    try:
+        process = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=30, check=False)
+    except (subprocess.TimeoutExpired, OSError):
+        return True  # something else is wrong, and the guests will say what
+    return process.returncode == PASSED_STATUS or b"processors" not in process.stdout
+
+
+def run(command, guest, wanted_status, timeout):
     """Runs one guest; whatever is odd about the run is one more failure, "run"."""
     started = time.monotonic()
     try:
         process = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                 timeout=guest.timeout, check=False)
+                                 timeout=timeout, check=False)
         status, output = process.returncode, process.stdout
     except subprocess.TimeoutExpired as error:
         status, output = None, error.stdout or b""
@@ -92,9 +121,11 @@ def run(command, guest, wanted_status):
             result.failed.append(rest)
         elif word == "skip":
             result.skipped.append(rest)
+        elif word == "info":
+            result.info.append(rest)
     summary = f"{len(result.ok)} passed, {len(result.failed)} failed, {len(result.skipped)} skipped"
     if status is None:
-        result.failed.append(f"run (no end within {guest.timeout:.0f} s)")
+        result.failed.append(f"run (no end within {timeout:.0f} s)")
     elif status != wanted_status and not result.failed:
         result.failed.append(f"run (status {status}, expected {wanted_status})")
     elif summary not in text:
@@ -162,8 +193,63 @@ def debug_session(options):
 def report(options, name, result):
     if options.verbose or result.failed:
         print("".join(f"    {line}\n" for line in result.text.splitlines() if options.verbose or not line.startswith("ok ")), end="")
+    elif options.depth > 1:
+        print("".join(f"    {line}\n" for line in result.info), end="")
     for failure in result.failed:
         print(f"FAIL {name}: {failure}")
+
+
+def print_differences(by_engine):
+    """What was not "ok" everywhere, by guest and assertion: one column for each engine."""
+    rows = {}
+    for engine, results in by_engine.items():
+        for guest, result in results.items():
+            for kind, verdict in (("ok", "ok"), ("failed", "FAIL"), ("skipped", "skip")):
+                for text in getattr(result, kind):
+                    name = text.partition(":")[0] if kind == "skipped" else text
+                    cell = rows.setdefault((guest, name.strip()), {})
+                    if cell.get(engine) != "FAIL":
+                        cell[engine] = verdict
+    different = {key: cells for key, cells in rows.items() if len(cells) > 1 and len(set(cells.values())) > 1}
+    print(f"-- differences between {', '.join(by_engine)}: {len(different)}")
+    for (guest, name), cells in sorted(different.items()):
+        print(f"    {guest + ': ' + name:<60} " + " ".join(f"{cells.get(engine, '-'):<{len(engine)}}" for engine in by_engine))
+    for engine in by_engine:
+        only = sorted(f"{guest}: {name}" for (guest, name), cells in rows.items() if cells.get(engine) == "skip" and is_skipped_alone(cells))
+        print(f"    skipped on {engine} alone: {'; '.join(only) or 'nothing'}")
+
+
+def is_skipped_alone(cells):
+    """Of the engines that have a verdict; a group that is skipped as a whole has a name of its own."""
+    return list(cells.values()).count("skip") < len(cells) or len(cells) == 1
+
+
+def chosen_engines(options):
+    if options.on:
+        return options.on
+    if any(option.startswith("--dbt-opt") for option in options.rhea_option):
+        return ["rhea"]
+    has_oracle = LONG and shutil.which("qemu-system-x86_64")
+    return ["rhea", "rhea-reference"] + (["qemu-tcg"] if has_oracle else [])
+
+
+def run_engine(options, engine):
+    print(f"-- {engine}")
+    results = {}
+    guests = [guest for guest in GUESTS if not options.guests or guest.name in options.guests]
+    most = max((guest.cpus for guest in guests), default=1)
+    has_smp = engine == "qemu-tcg" or most == 1 or takes_cpus(options, most)
+    for guest in guests:
+        if guest.cpus > 1 and not has_smp:
+            print(f"{guest.name}: SKIPPED, {options.rhea} does not take --cpus {guest.cpus}")
+            results[guest.name] = Result([], [], [f"everything: no --cpus {guest.cpus}"], "")
+            continue
+        image = options.build_dir / "tests/guest" / f"{guest.name}.elf"
+        wanted = guest.qemu_status if engine == "qemu-tcg" else guest.rhea_status
+        timeout = guest.timeout * (options.depth if guest.cpus > 1 else 1)
+        results[guest.name] = run(ENGINES[engine](options, guest, image), guest, wanted, timeout)
+        report(options, guest.name, results[guest.name])
+    return results
 
 
 def main():
@@ -171,8 +257,8 @@ def main():
     parser.add_argument("--build-dir", type=pathlib.Path, default=os.environ.get("RHEA_BUILD_DIR", "build"))
     parser.add_argument("--rhea", type=pathlib.Path, default=os.environ.get("RHEA_BIN"), help="the program (default: BUILD_DIR/rhea)")
     parser.add_argument("--rhea-option", action="append", default=[], help="one more option for `rhea run` (repeatable)")
-    parser.add_argument("--vs-qemu", action="store_true", help="also run every guest on QEMU TCG")
-    parser.add_argument("--only-qemu", action="store_true", help="run on QEMU TCG alone")
+    parser.add_argument("--on", action="append", choices=list(ENGINES), help="run on this (repeatable; default: rhea and rhea-reference)")
+    parser.add_argument("--depth", type=int, default=50 if LONG else 1, help="how much longer guests with several processors repeat what they do")
     parser.add_argument("--verbose", action="store_true", help="print what the guests print")
     parser.add_argument("guests", nargs="*", help="names (default: all)")
     options = parser.parse_args()
@@ -182,25 +268,13 @@ def main():
     unknown = set(options.guests) - {guest.name for guest in GUESTS}
     if unknown:
         parser.error("unknown guests: " + " ".join(sorted(unknown)))
-    results = []
-    engines = [] if options.only_qemu else [("rhea", rhea_command), ("rhea, reference mode", reference_command)]
-    if any(option.startswith("--dbt-opt") for option in options.rhea_option):
-        engines = engines[:1]
-    if options.vs_qemu or options.only_qemu:
-        engines.append(("qemu", qemu_command))
-    for engine, make_command in engines:
-        print(f"-- {engine}")
-        for guest in GUESTS:
-            if options.guests and guest.name not in options.guests:
-                continue
-            image = options.build_dir / "tests/guest" / f"{guest.name}.elf"
-            wanted = guest.qemu_status if engine == "qemu" else guest.rhea_status
-            result = run(make_command(options, guest, image), guest, wanted)
-            report(options, guest.name, result)
-            results.append(result)
-    if not options.only_qemu and not options.guests:
+    by_engine = {engine: run_engine(options, engine) for engine in chosen_engines(options)}
+    results = [result for per_guest in by_engine.values() for result in per_guest.values()]
+    if "rhea" in by_engine and not options.guests:
         results.append(debug_session(options))
         report(options, "gdb", results[-1])
+    if "qemu-tcg" in by_engine and len(by_engine) > 1:
+        print_differences(by_engine)
     passed, failed, skipped = (sum(len(getattr(result, kind)) for result in results) for kind in ("ok", "failed", "skipped"))
     print(f"{passed} passed, {failed} failed, {skipped} skipped")
     return 1 if failed else 0

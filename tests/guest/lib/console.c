@@ -30,8 +30,8 @@ void print_hex(uint64_t value) {
   }
 }
 
-static void print_decimal(unsigned value) {
-  char digits[10];
+void print_decimal(word value) {
+  char digits[20];
   int count = 0;
   do digits[count++] = (char)('0' + value % 10);
   while (value /= 10);

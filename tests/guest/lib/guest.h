@@ -112,6 +112,7 @@ static inline void sti_hlt(void) { __asm__ volatile("sti; hlt" ::: "memory"); }
 // ---- output and assertions ----
 void print(const char* text);
 void print_hex(uint64_t value);
+void print_decimal(word value);
 void check(const char* name, bool passed);
 void check_eq(const char* name, uint64_t got, uint64_t want);  // a failure prints both
 void skip(const char* name, const char* why);
