@@ -11,6 +11,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "cpu/cpu_state.h"
 #include "io/address_space.h"
@@ -102,6 +103,9 @@ struct alignas(4096) Context {
   // Wiring.
   memory::GuestMemory* memory = nullptr;
   io::AddressSpace* physical = nullptr;
+  // The ranges of `physical` as this vCPU has taken note of them. A view of the address space itself may be freed while
+  // a vCPU looks something up in it: others may change it as often as they like. nullptr: no vCPU runs besides (tests).
+  const std::vector<io::Range>* ranges = nullptr;
   io::AddressSpace* ports = nullptr;
   io::Clock* clock = nullptr;
   io::InstructionClock* instruction_clock = nullptr;  // `clock`, where that counts instructions

@@ -73,7 +73,8 @@ class AddressSpace {
 
   // The current view, for code that holds the reference for the moment of a look-up on a thread that cannot
   // fall behind the map's changes: a view is kept at least until it has been replaced kKeptViews times (a guest
-  // may move a BAR for ever, so views cannot be kept for ever). Others take a ViewGuard.
+  // may move a BAR for ever, so views cannot be kept for ever). Where another vCPU may change the map meanwhile any
+  // thread can fall behind, if only because the host takes its processor away: those take a ViewGuard.
   const FlatView& view() const { return *current_.load(std::memory_order_acquire); }
   static constexpr size_t kKeptViews = 1024;
 

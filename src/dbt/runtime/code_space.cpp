@@ -118,7 +118,7 @@ void CodeSpace::flush() {
   for (size_t i = 0; i < by_host_.size(); ++i) {
     const Block* block = by_host_.at(i);
     for (const uint64_t page : {block->physical & ~uint64_t{0xfff}, block->second_page})
-      if (auto* meta = page == kNoPage ? nullptr : page_meta(page)) meta->fetch_and(~memory::kPageHasCode);
+      if (auto* meta = page == kNoPage ? nullptr : page_meta(page)) clear_has_code(*meta);
   }
   blocks_.clear();
   by_host_.clear();
@@ -145,18 +145,20 @@ uint16_t CodeSpace::jump_slot(uint32_t mode) {
   return static_cast<uint16_t>(count);
 }
 
-bool CodeSpace::prepared(uint64_t page) const {
+// A page that another vCPU is at is as good as prepared where nobody else runs: who was asked to give it up, and all of
+// them were, does so before running on. (Nor could that vCPU be waited for: it waits for the end of the section.)
+bool CodeSpace::prepared(uint64_t page, bool exclusive) const {
   const auto* meta = page_meta(page);
-  return !meta || (meta->load(std::memory_order_acquire) & (memory::kPageHasCode | memory::kPageRevoking)) ==
-                      memory::kPageHasCode;
+  if (!meta) return true;
+  const uint32_t bits = meta->load(std::memory_order_acquire);
+  return (bits & memory::kPageHasCode) && (exclusive || !(bits & memory::kPageRevoking));
 }
 
 void CodeSpace::prepare_page(Runtime& self, uint64_t page) {
   auto* const meta = page_meta(page);
   if (!meta) return;
   constexpr uint32_t kBoth = memory::kPageHasCode | memory::kPageRevoking;
-  const uint32_t old = meta->load(std::memory_order_acquire);
-  if ((old & kBoth) == memory::kPageHasCode) return;
+  if (prepared(page, self.exclusive())) return;
   std::byte* const host = memory_.host_pointer({page}, memory::kPageSize);
   if (!smp()) {
     meta->fetch_or(memory::kPageHasCode);

@@ -87,7 +87,8 @@ class CodeSpace final : public memory::WriteObserver {
   // Makes sure that no vCPU but `self` (which holds nothing of the code cache) can write the page unseen, and that
   // stores to it are announced here from now on. May wait; what was found before must be found again.
   void prepare_page(Runtime& self, uint64_t page);
-  bool prepared(uint64_t page) const;  // under the lock; pages that are not RAM always are
+  // Under the lock; pages that are not RAM always are. `exclusive`: in an exclusive section of the asking vCPU's.
+  bool prepared(uint64_t page, bool exclusive) const;
 
   // WriteObserver: any thread.
   void on_write(memory::GuestPhysAddr start, uint64_t length_bytes) override;
@@ -100,6 +101,7 @@ class CodeSpace final : public memory::WriteObserver {
   void name_thunks();
   void invalidate_block(Block* block);
   void close_entry(const Block& block);
+  static void clear_has_code(std::atomic<uint32_t>& meta);
   bool bug(int number) const;
 
   memory::GuestMemory& memory_;

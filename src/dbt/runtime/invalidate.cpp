@@ -87,6 +87,15 @@ void CodeSpace::invalidate_block(Block* block) {
   if (!bug(63)) close_entry(*block);
 }
 
+// The page holds no translations any more. While a vCPU makes it a code page the bit stands: only as long as it does is
+// nobody given a writable TLB entry, of which the writers' bits, cleared when that is done, would not tell.
+void CodeSpace::clear_has_code(std::atomic<uint32_t>& meta) {
+  uint32_t bits = meta.load(std::memory_order_relaxed);
+  while (!(bits & memory::kPageRevoking) &&
+         !meta.compare_exchange_weak(bits, bits & ~memory::kPageHasCode, std::memory_order_relaxed)) {
+  }
+}
+
 bool CodeSpace::invalidate(uint64_t physical, uint64_t length) {
   bool dropped = false;
   const uint64_t end = physical + length;
@@ -104,8 +113,7 @@ bool CodeSpace::invalidate(uint64_t physical, uint64_t length) {
       }
       block = next;
     }
-    if (!blocks_.page_head(page) && !(meta->load(std::memory_order_relaxed) & memory::kPageRevoking))
-      meta->fetch_and(~memory::kPageHasCode, std::memory_order_relaxed);
+    if (!blocks_.page_head(page)) clear_has_code(*meta);
   }
   return dropped;
 }

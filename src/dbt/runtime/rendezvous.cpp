@@ -29,8 +29,9 @@ void Rendezvous::enter(Member& self) {
 }
 
 void Rendezvous::leave(Member& self) {
+  // Either this sees who waits, or the waiter sees that this member does not run.
   self.running.store(false, std::memory_order_seq_cst);
-  if (wanted()) notify();
+  if (wanted() || waiters_.load(std::memory_order_seq_cst) != 0) notify();
 }
 
 bool Rendezvous::others_run(const Member* self) const {
@@ -67,7 +68,9 @@ void Rendezvous::wait(const std::function<bool()>& done) {
     __builtin_ia32_pause();
   }
   std::unique_lock lock(mutex_);
+  waiters_.fetch_add(1, std::memory_order_seq_cst);
   changed_.wait(lock, done);
+  waiters_.fetch_sub(1, std::memory_order_relaxed);
 }
 
 void Rendezvous::notify() {

@@ -50,6 +50,7 @@ class Rendezvous {
   std::condition_variable changed_;
   std::vector<Member*> members_;
   std::atomic<uint32_t> pending_{0};  // exclusive sections wanted or active
+  std::atomic<uint32_t> waiters_{0};  // asleep in wait(), perhaps until somebody stops running
   bool active_ = false;
 };
 

@@ -63,12 +63,15 @@ Result<std::unique_ptr<Runtime>> Runtime::create(Context& context, std::shared_p
 
 Runtime::~Runtime() {
   context_.physical->remove_listener(this);
+  context_.ranges = nullptr;
   space_->detach(*this);
 }
 
 void Runtime::load_view(const io::FlatView& view) {
+  ranges_ = view.ranges();
+  context_.ranges = &ranges_;
   ram_count_ = 0;
-  for (const io::Range& range : view.ranges()) {
+  for (const io::Range& range : ranges_) {
     if (range.kind == io::RangeKind::kMmio || ram_count_ == kMaxRamPieces) continue;
     RamPiece& piece = ram_[ram_count_++];
     piece = {.start = range.start, .end = range.end(), .host = range.host, .meta = nullptr};
@@ -108,8 +111,13 @@ void Runtime::take_requests() {
   uint64_t posted;
   {
     std::lock_guard lock(mailbox_mutex_);
+    if (revoke_all_) {
+      flush_data(0);
+      flush_data(1);
+    }
     for (std::byte* page : revokes_) revoke_write(page);
     counters_.revocations += revokes_.size();
+    revoke_all_ = false;
     revokes_.clear();
     posted = revokes_posted_;
   }
@@ -122,7 +130,12 @@ uint64_t Runtime::post_revoke(std::byte* host_page) {
   uint64_t ticket;
   {
     std::lock_guard lock(mailbox_mutex_);
-    revokes_.push_back(host_page);
+    if (revoke_all_ || revokes_.size() == kMaxRevokes) {
+      revoke_all_ = true;
+      revokes_.clear();
+    } else {
+      revokes_.push_back(host_page);
+    }
     ticket = ++revokes_posted_;
   }
   request_exit();
@@ -176,11 +189,12 @@ Block* Runtime::translate(uint64_t rip, uint64_t physical, uint32_t word) {
   constexpr unsigned kMaximumLength = 15;
   const uint64_t page = physical & ~uint64_t{0xfff};
   const auto in_page = static_cast<unsigned>(std::min<uint64_t>(memory::kPageSize - (physical - page), kMaximumLength));
-  read_device_code(0, physical, in_page);
   for (uint64_t needed = kNoPage;;) {
     if (space_->flush_wanted()) flush_code_space();
     space_->prepare_page(*this, page);
     if (needed != kNoPage) space_->prepare_page(*this, needed);
+    // No more waiting, which may have brought another view, from here on.
+    read_device_code(0, physical, in_page);
     uint64_t second_page = kNoPage;
     if (in_page < kMaximumLength) {
       if (const auto second = fetch_address(next_page(linear_ip(rip)))) {
@@ -189,7 +203,7 @@ Block* Runtime::translate(uint64_t rip, uint64_t physical, uint32_t word) {
       }
     }
     RawLock lock(space_->mutex());
-    if (!space_->prepared(page) || space_->flush_wanted()) continue;
+    if (!space_->prepared(page, exclusive_) || space_->flush_wanted()) continue;
     if (Block* const block = space_->blocks().find(physical, word, second_page)) return block;  // another vCPU's work
     needed_page_ = kNoPage;
     Block* const block = space_->translator().translate(*this, {rip, physical, second_page, word});

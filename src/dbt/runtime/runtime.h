@@ -122,6 +122,7 @@ class Runtime final : public io::ViewListener {
     return revokes_done_.load(std::memory_order_acquire) >= ticket || !member_.running.load(std::memory_order_seq_cst);
   }
   void wait_outside(const std::function<bool()>& done);  // not running; holds nothing of the code cache
+  bool exclusive() const { return exclusive_; }
   void forget_jumps();                                   // any thread, while the vCPU does not run
 
   // Any thread: makes the vCPU leave translated code soon.
@@ -211,7 +212,8 @@ class Runtime final : public io::ViewListener {
   void fill_jump_cache(uint64_t rip, uint32_t mode, Block* block);
   uint64_t large_2m_[64] = {}, large_1g_[64] = {};  // hashed bitmaps: regions with large-page entries
 
-  // RAM and ROM of the current view, flattened so that general-register-only code can search it.
+  std::vector<io::Range> ranges_;  // of the view that this vCPU knows: Context::ranges
+  // RAM and ROM of the same, flattened so that general-register-only code can search it.
   struct RamPiece {
     uint64_t start = 0, end = 0;
     std::byte* host = nullptr;
@@ -245,7 +247,9 @@ class Runtime final : public io::ViewListener {
   Rendezvous::Member member_;
   const uint32_t writer_bit_;
   std::mutex mailbox_mutex_;
+  static constexpr size_t kMaxRevokes = 256;
   std::vector<std::byte*> revokes_;  // pages to give up writing unseen
+  bool revoke_all_ = false;          // they have become too many: all pages (a vCPU may sleep for long)
   uint64_t revokes_posted_ = 0;
   std::atomic<uint64_t> revokes_done_{0};
   std::atomic<bool> view_changed_{false};

@@ -14,6 +14,7 @@
 #include "base/fault_dispatcher.h"
 #include "cpu/cpu_model.h"
 #include "cpu/lapic.h"
+#include "dbt/inject_bug.h"
 #include "dbt/runtime/runtime.h"
 #include "io/instruction_clock.h"
 #include "memory/guest_memory.h"
@@ -47,15 +48,13 @@ class RuntimeGuest final : private base::FaultHandler {
     mapping_ = base;
     context_ = new (base + kStackBytes) Context;  // the stack of the C++ code that translated code calls lies below
     Context& c = *context_;
-    c.memory = memory_.get();
-    c.physical = &physical_;
-    c.ports = &ports_;
-    c.clock = &clock_;
-    c.irq = &irq_;
-    c.cpu_model = &model_;
-    c.lapic = &lapic_;
+    wire(c, lapic_);
     if (options_.instruction_clock) c.instruction_clock = &clock_;
-    runtime = std::move(*Runtime::create(c, options_));
+#ifdef RHEA_INJECT_BUGS
+    c.inject_bug = options_.inject_bug ? options_.inject_bug : injected_by_environment();
+#endif
+    space_ = *CodeSpace::create(*memory_, model_, options_, c);
+    runtime = std::move(*Runtime::create(c, space_, 0));
     lapic_.set_kick([this] { kick(); });
     cpu::reset_to_power_on(c.state);
     enter_long_mode();
@@ -66,7 +65,20 @@ class RuntimeGuest final : private base::FaultHandler {
     munmap(mapping_, kMappingBytes);
   }
 
+  // What the contexts of all vCPUs share.
+  void wire(Context& c, cpu::Lapic& lapic) {
+    c.memory = memory_.get();
+    c.physical = &physical_;
+    c.ports = &ports_;
+    c.clock = &clock_;
+    c.irq = &irq_;
+    c.cpu_model = &model_;
+    c.lapic = &lapic;
+  }
+
   Context& context() { return *context_; }
+  const std::shared_ptr<CodeSpace>& space() { return space_; }
+  io::AddressSpace& physical() { return physical_; }
   cpu::CpuState& state() { return context_->state; }
   uint64_t& gpr(unsigned index) { return context_->state.gpr[index]; }
   cpu::Lapic& lapic() { return lapic_; }
@@ -181,6 +193,7 @@ class RuntimeGuest final : private base::FaultHandler {
   } bus_;
   RuntimeOptions options_;
   std::unique_ptr<memory::GuestMemory> memory_;
+  std::shared_ptr<CodeSpace> space_;
   io::AddressSpace physical_{"physical", uint64_t{1} << 40}, ports_{"ports", 65536};
   io::IrqRouter irq_;
   io::InstructionClock clock_;

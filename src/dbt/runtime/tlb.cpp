@@ -197,12 +197,15 @@ Fallible<uint64_t> Runtime::fetch_address(uint64_t linear) {
 
 void Runtime::fill_jump_cache(uint64_t rip, uint32_t word, Block* block) {
   const unsigned slot = space_->find_jump_slot(word);
-  if (slot == kJumpCacheSlots || !(word & mode::kFlat)) return;
+  if (slot == kJumpCacheSlots || !(word & mode::kFlat)) return;  // flat: RIP is linear
+  // Translation may have waited for other vCPUs, and the TLBs may have been flushed meanwhile.
+  const bool user = (word & mode::kCplUser) && !injected(context_, 61);
+  if (context_.code_tlb.tag[tlb_index(rip)] != uint64_t{0} - (rip & kPageBits) - user) return;
   JumpCache& cache = context_.jump_cache[slot];
   const auto index = static_cast<uint32_t>(rip & (kJumpCacheEntries - 1));
   cache.tag[index] = uint64_t{0} - rip;
   cache.target[index] = block->indirect_entry;
-  log_fill(jump_log_[code_global_[tlb_index(rip)]], slot << 16 | index);  // flat: RIP is linear
+  log_fill(jump_log_[code_global_[tlb_index(rip)]], slot << 16 | index);
 }
 
 }  // namespace rhea::dbt

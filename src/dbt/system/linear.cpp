@@ -42,7 +42,7 @@ PhysicalSpan locate(const Context& context, uint64_t physical, uint64_t size_byt
 }  // namespace
 
 const io::Range* find_range(const Context& context, uint64_t physical) {
-  const std::vector<io::Range>& ranges = context.physical->view().ranges();
+  const std::vector<io::Range>& ranges = context.ranges ? *context.ranges : context.physical->view().ranges();
   size_t low = 0, high = ranges.size();
   while (low < high) {
     size_t middle = (low + high) / 2;

@@ -4,7 +4,7 @@
 // Runs of elements that lie within one page on each side go straight to host memory; an element that crosses
 // pages or meets a device is done by itself. Registers are committed after each run, so that a fault or an
 // interrupt leaves them at the element where work goes on. Moves use the host's own REP MOVS with the guest's
-// element size wherever source and destination overlap, so that propagation patterns come out the same.
+// element size: propagation patterns come out the same, and other processors see whole elements.
 #include "dbt/inject_bug.h"
 #include "dbt/system/internal.h"
 #include "dbt/system/repeat.h"
@@ -124,12 +124,6 @@ void host_move(std::byte* to, const std::byte* from, uint64_t count, unsigned si
       case 4: RHEA_HOST_MOVS_BACKWARD("l"); return;
       default: RHEA_HOST_MOVS_BACKWARD("q"); return;
     }
-  }
-  uint64_t bytes = count * size;
-  bool overlap = to < from + bytes && from < to + bytes;
-  if (!overlap) {
-    count = bytes;
-    size = 1;
   }
   switch (size) {
     case 1: RHEA_HOST_MOVS("b"); return;

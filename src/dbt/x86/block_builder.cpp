@@ -63,7 +63,7 @@ BlockBuilder::Fetch BlockBuilder::fetch(Insn& insn) {
   if (status == DecodeStatus::kNeedMore && available < kMaxLength) {
     if (count_ > 0) return Fetch::kStop;  // a straddling instruction is a block of its own
     if (next_page_ == kNoPage) return Fetch::kNoSecondPage;
-    if (!runtime_.space().prepared(next_page_)) {
+    if (!runtime_.space().prepared(next_page_, runtime_.exclusive())) {
       runtime_.need_page(next_page_);
       return Fetch::kNoSecondPage;
     }
@@ -208,6 +208,9 @@ void BlockBuilder::emit_instruction(const Insn& insn) {
         system(insn);
       else
         copy(insn);
+      // What another processor has written before is looked up anew. [SDM-2B SERIALIZE]
+      if (insn.row == RowId::SERIALIZE && runtime_.space().smp())
+        end_with([&] { emit_exit(static_cast<int64_t>(offset_) + insn.length, mode_); });
       break;
     case How::kCopyX87:
     case How::kShiftCl:
