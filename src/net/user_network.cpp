@@ -13,6 +13,7 @@
 #include <atomic>
 #include <cerrno>
 #include <deque>
+#include <future>
 #include <mutex>
 #include <thread>
 
@@ -72,11 +73,15 @@ class UserNetwork final : public Network {
     slirp_ = slirp_new(&config, &kCallbacks, this);
     if (!slirp_) return fail(ErrorCode::kInternal, "the user-mode network cannot be set up");
     for (const Forward& forward : options.forwards) RHEA_TRY(add(forward));
-    thread_ = std::thread([this, on_start = options.on_thread_start] {
+    // Waited for: once the process confines all of its threads, this one could not confine itself any more.
+    std::promise<void> started;
+    thread_ = std::thread([this, &started, on_start = options.on_thread_start] {
       if (on_start) on_start();
+      started.set_value();
       run();
     });
     pthread_setname_np(thread_.native_handle(), "rhea-net");
+    started.get_future().wait();
     return {};
   }
 

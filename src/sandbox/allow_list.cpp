@@ -86,10 +86,11 @@ constexpr Rule kDeviceRules[] = {
     allow(SYS_io_uring_enter, "a disk's requests"),
     allow(SYS_preadv, "a disk's requests where there is no io_uring"),
     allow(SYS_pwritev, "a disk's requests where there is no io_uring"),
-    allow(SYS_fdatasync, "a disk's requests where there is no io_uring"),
+    allow(SYS_fdatasync, "the order in which an image's tables are written; requests where there is no io_uring"),
     allow(SYS_fallocate, "a disk's requests where there is no io_uring"),
     // Files that are open: kernel and initial RAM disk are read anew when the guest restarts.
-    allow(SYS_pread64, "boot files"),
+    allow(SYS_pread64, "boot files; the tables of a structured disk image"),
+    allow(SYS_pwrite64, "the tables of a structured disk image"),
     allow(SYS_readv, "boot files"),
     allow(SYS_lseek, "boot files; the standard streams' buffers at the end"),
     allow(SYS_fstat, "boot files; the standard streams' first use"),

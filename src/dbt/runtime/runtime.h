@@ -123,7 +123,7 @@ class Runtime final : public io::ViewListener {
   }
   void wait_outside(const std::function<bool()>& done);  // not running; holds nothing of the code cache
   bool exclusive() const { return exclusive_; }
-  void forget_jumps();                                   // any thread, while the vCPU does not run
+  void forget_jumps();  // any thread, while the vCPU does not run
 
   // Any thread: makes the vCPU leave translated code soon.
   void request_exit() { std::atomic_ref(context_.exit_request).store(1, std::memory_order_release); }

@@ -19,8 +19,7 @@ namespace rhea::dbt {
 
 class SmpVcpu final : private base::FaultHandler {
  public:
-  SmpVcpu(RuntimeGuest& guest, unsigned index)
-      : lapic_({.id = index, .bootstrap = index == 0}, guest.clock(), bus_) {
+  SmpVcpu(RuntimeGuest& guest, unsigned index) : lapic_({.id = index, .bootstrap = index == 0}, guest.clock(), bus_) {
     mapping_ = static_cast<std::byte*>(
         mmap(nullptr, kMappingBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
     RHEA_CHECK(mapping_ != MAP_FAILED);

@@ -11,12 +11,11 @@
 #include "dbt/system/internal.h"
 
 // The programs. Position-independent; each is copied to where its test wants it.
-#define GUEST_CODE(name, text)                                              \
-  asm(".pushsection .rodata\n" #name "_start:\n" text "\n" #name            \
-      "_end:\n.popsection\n");                                              \
-  extern "C" const uint8_t name##_start[], name##_end[];                    \
-  namespace {                                                               \
-  std::vector<uint8_t> name() { return {name##_start, name##_end}; }        \
+#define GUEST_CODE(name, text)                                                            \
+  asm(".pushsection .rodata\n" #name "_start:\n" text "\n" #name "_end:\n.popsection\n"); \
+  extern "C" const uint8_t name##_start[], name##_end[];                                  \
+  namespace {                                                                             \
+  std::vector<uint8_t> name() { return {name##_start, name##_end}; }                      \
   }
 
 // RDI times: calls RSI.
@@ -32,8 +31,8 @@ GUEST_CODE(guest_rewrite, "1: movb %al, (%rsi); movb %cl, 0x800(%rsi); dec %rdi;
 GUEST_CODE(guest_publish,
            "1: inc %eax; movl %eax, 1(%rsi); movl %eax, (%rbx); test $7, %al; jnz 3f; 2: pause; cmp 8(%rbx), %eax; "
            "jne 2b; cmp 16(%rbx), %eax; jne 2b; 3: cmp %edi, %eax; jb 1b; hlt")
-// Until [RBX] is RDI: after a serialising instruction, code at RSI must return no older generation than [RBX] said. What
-// it was goes to [RBP]. R9 counts those that are older, R10 the calls.
+// Until [RBX] is RDI: after a serialising instruction, code at RSI must return no older generation than [RBX] said.
+// What it was goes to [RBP]. R9 counts those that are older, R10 the calls.
 GUEST_CODE(guest_check,
            "1: movl (%rbx), %r8d; push %rbx; xor %eax, %eax; cpuid; pop %rbx; call *%rsi; inc %r10; cmp %r8d, %eax; "
            "jae 2f; inc %r9; 2: movl %r8d, (%rbp); cmp %edi, %r8d; jb 1b; hlt")
