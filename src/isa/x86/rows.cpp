@@ -164,11 +164,11 @@ constexpr Size parse_size(std::string_view text) {
   constexpr struct {
     std::string_view name;
     Size size;
-  } kSizes[] = {{"", Size::kNone}, {"b", Size::kB},   {"w", Size::kW},   {"d", Size::kD}, {"q", Size::kQ},
-                {"t", Size::kT},   {"dq", Size::kDq}, {"qq", Size::kQq}, {"oo", Size::kOo}, {"v", Size::kV}, {"z", Size::kZ},
-                {"y", Size::kY},   {"m", Size::kM},   {"x", Size::kX},   {"h", Size::kH}, {"f", Size::kF},
-                {"e", Size::kE},   {"a", Size::kA},   {"p", Size::kP},   {"s", Size::kS}, {"fx", Size::kFx},
-                {"en", Size::kEn}, {"sa", Size::kSa}};
+  } kSizes[] = {{"", Size::kNone}, {"b", Size::kB},   {"w", Size::kW},   {"d", Size::kD},   {"q", Size::kQ},
+                {"t", Size::kT},   {"dq", Size::kDq}, {"qq", Size::kQq}, {"oo", Size::kOo}, {"v", Size::kV},
+                {"z", Size::kZ},   {"y", Size::kY},   {"m", Size::kM},   {"x", Size::kX},   {"h", Size::kH},
+                {"f", Size::kF},   {"e", Size::kE},   {"a", Size::kA},   {"p", Size::kP},   {"s", Size::kS},
+                {"fx", Size::kFx}, {"en", Size::kEn}, {"sa", Size::kSa}};
   for (const auto& entry : kSizes)
     if (entry.name == text) return entry.size;
   malformed_row("operand size");
