@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The feature table. [SDM-2A CPUID] [APM-3 E]
 //
-// Deliberately absent: vme (no virtual-8086 extensions), monitor, the AVX-512 and AMX families (no EVEX
+// Deliberately absent: monitor, the AVX-512 and AMX families (no EVEX
 // translation), rtm/hle, vmx/svm, pku, la57, cet, performance monitoring, waitpkg.
 // An instruction whose feature is absent raises #UD, so a guest finds out what CPUID told it.
 #include "cpu/cpu_features.h"
@@ -23,6 +23,7 @@ constexpr auto kEngine = Provider::kEngine;
 constexpr Feature kFeatures[] = {
   // leaf 1 EDX
   {"fpu",         1, 0, kEdx, 0,  kHost,   Level::kV2},
+  {"vme",         1, 0, kEdx, 1,  kEngine, Level::kV2},
   {"de",          1, 0, kEdx, 2,  kEngine, Level::kV2},
   {"pse",         1, 0, kEdx, 3,  kEngine, Level::kV2},
   {"tsc",         1, 0, kEdx, 4,  kEngine, Level::kV2},

@@ -378,6 +378,7 @@ void CpuModelBuilder::control_registers() {
   auto add = [&](std::string_view feature, uint64_t bit) {
     if (has(feature)) bits |= bit;
   };
+  add("vme", cr4::kVme | cr4::kPvi);
   add("umip", cr4::kUmip);
   add("fsgsbase", cr4::kFsgsbase);
   add("pcid", cr4::kPcide);

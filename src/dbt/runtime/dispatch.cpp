@@ -21,12 +21,16 @@ using cpu::kCs;
 
 namespace {
 
-uint64_t mask_ip(uint64_t rip, uint32_t word) {
-  switch (word & mode::kCodeSizeMask) {
-    case 0: return rip & 0xffff;
-    case 1: return rip & 0xffffffff;
-    default: return rip;
-  }
+// 16-bit code runs on behind offset 0xffff, into the segment's limit as a rule. [SDM-3B 23.34.1]
+uint64_t mask_ip(uint64_t rip, uint32_t word) { return mode::code64(word) ? rip : rip & 0xffffffff; }
+
+// Whether the code segment holds all of the block at `rip`. [SDM-3A 5.3]
+bool within_code_limit(const Block& block, uint64_t rip, uint32_t limit) {
+  if (limit == 0xffffffff || rip + block.guest_bytes - 1 <= limit) return true;
+  uint32_t end = 0;  // guest_bytes may have bytes that were only looked at
+  for (uint32_t i = 0; i < block.point_count; ++i)
+    end = std::max(end, uint32_t{block.points[i].guest_offset} + block.points[i].guest_length);
+  return rip + end - (block.physical & 0xfff) - 1 <= limit;
 }
 
 constexpr uint64_t kApicBaseBootstrap = 1u << 8;  // IA32_APIC_BASE.BSP
@@ -223,13 +227,21 @@ bool Runtime::at_breakpoint(uint64_t linear) {
 Fallible<Block*> Runtime::obtain_block(uint64_t rip, uint32_t word) {
   Context& c = context_;
   const uint64_t linear = linear_ip(rip);
-  const bool outside = mode::code64(word) ? !canonical(rip) : rip > c.state.segment[kCs].limit;
-  if (outside) [[unlikely]]
+  const bool code64 = mode::code64(word);
+  const uint32_t limit = c.state.segment[kCs].limit;
+  const bool outside = code64 ? !canonical(rip) : rip > limit;
+  if (outside || virtual_interrupt_due(c)) [[unlikely]]
     return raise(kGeneralProtection, 0);
   for (;;) {
     const auto physical = fetch_address(linear);
     if (!physical) return std::unexpected(physical.error());
-    if (Block* block = find_block(rip, *physical, word)) return block;
+    if (Block* block = find_block(rip, *physical, word)) {
+      if (code64 || within_code_limit(*block, rip, limit)) return block;
+      // The limit is within the block: up to there it is run by single instructions, of which one may cross it.
+      if (block->instruction_count == 1) return raise(kGeneralProtection, 0);
+      word |= mode::kOneInstruction;
+      continue;
+    }
     struct Request {
       Runtime* runtime;
       uint64_t rip, physical;
@@ -243,7 +255,13 @@ Fallible<Block*> Runtime::obtain_block(uint64_t rip, uint32_t word) {
           r.block = r.runtime->translate(r.rip, r.physical, r.word);
         },
         &request);
-    if (request.block) return request.block;
+    if (Block* block = request.block) {
+      if (code64 || within_code_limit(*block, rip, limit)) return block;
+      if (block->instruction_count == 1) return raise(kGeneralProtection, 0);
+      word |= mode::kOneInstruction;
+      continue;
+    }
+    if (!code64 && rip + (next_page(linear) - linear) > limit) return raise(kGeneralProtection, 0);
     // The first instruction crosses into a page that could not be fetched.
     if (const auto second = fetch_address(next_page(linear)); !second) return std::unexpected(second.error());
   }
@@ -307,13 +325,16 @@ ThunkResult Runtime::dispatch() {
       }
       if (code_page_watched(c, linear)) word |= mode::kOneInstruction;
     }
+    // Blocks of 32-bit code are linked within their page: not in one that the limit of CS cuts.
+    if ((word & mode::kCodeSizeMask) == 1 && rip + (~linear_ip(rip) & 0xfff) > c.state.segment[kCs].limit)
+      word |= mode::kOneInstruction;
     const auto block = obtain_block(rip, word);
     if (!block) {
       ++counters_.exceptions;
       if (deliver_exception(c, block.error()) == Next::kShutdown) return leave(ExitReason::kShutdown);
       continue;
     }
-    c.mode = word;
+    c.mode = word = (*block)->mode;
     c.state.rflags &= ~cpu::rflags::kRf;  // holds for one instruction, and only matters to what it would be stopped by
     step_guest_ = c.state.rflags & cpu::rflags::kTf;
     const bool cacheable =

@@ -5,6 +5,7 @@
 // alone may leave an exception that belongs to the new task.
 #include "dbt/system/internal.h"
 #include "dbt/system/task_switch.h"
+#include "dbt/system/virtual_interrupts.h"
 
 namespace rhea::dbt {
 
@@ -296,17 +297,60 @@ Next deliver_interrupt(Context& context, uint8_t vector) {
   return deliver_with_faults(context, event, FaultClass::kBenign);
 }
 
+bool virtual_interrupt_due(const Context& context) {
+  constexpr uint64_t kBoth = rf::kVif | rf::kVip;
+  return (context.state.rflags & kBoth) == kBoth && virtual_interrupt_flag(context);
+}
+
 Fallible<Next> software_interrupt(Context& context, uint8_t vector, uint64_t next_rip) {
   Event event{.vector = vector, .software = true, .return_rip = next_rip, .pushed_flags = context.rflags()};
   return deliver(context, event);
 }
 
+namespace {
+
+// Whether the software interrupt redirection bitmap, below the I/O permission bitmap in the TSS, sends INT n to the
+// virtual-8086 program's own handler: its bit is clear. [SDM-3B 21.3.3]
+Fallible<bool> redirected(Context& context, uint8_t vector) {
+  const Segment& tss = context.state.segment[cpu::kTr];
+  constexpr unsigned kMapOffset = 0x66, kBitmapBytes = 32;
+  if (!tss.usable() || !(tss.type() & 8) || tss.limit < kMapOffset + 1) return gp0();
+  auto read = [&](uint64_t offset, unsigned size) {
+    return read_linear(context, wrap_linear(context, tss.base + offset), size, MmuIndex::kSupervisor);
+  };
+  const uint64_t map = GUEST_TRY(read(kMapOffset, 2));
+  const uint64_t offset = map - kBitmapBytes + vector / 8;
+  if (map < kBitmapBytes || offset > tss.limit) return gp0();
+  return !((GUEST_TRY(read(offset, 1)) >> (vector & 7)) & 1);
+}
+
+// Through the 8086 program's interrupt table, as in real mode; IF or, below IOPL 3, VIF is cleared. [SDM-3B 21.3.3]
+Fallible<Next> deliver_to_v86_program(Context& context, uint8_t vector, uint64_t return_rip) {
+  const uint64_t target = GUEST_TRY(read_linear(context, vector * 4u, 4, MmuIndex::kUser));
+  const uint64_t flags = context.rflags();
+  const bool virtual_if = vme_active(context);
+  StackCursor stack = StackCursor::current(context);
+  GUEST_TRY(stack.push((virtual_if ? flags_with_virtual_if(flags) : flags) & 0xffff, 2));
+  GUEST_TRY(stack.push(context.state.segment[cpu::kCs].selector, 2));
+  GUEST_TRY(stack.push(return_rip & 0xffff, 2));
+  context.set_rflags(flags & ~(rf::kTf | (virtual_if ? rf::kVif : rf::kIf)));
+  context.state.gpr[cpu::kRsp] = stack.merged(context.state.gpr[cpu::kRsp]);
+  set_code(context, v86_segment(static_cast<uint16_t>(target >> 16)), target & 0xffff);
+  return Next::kDispatch;
+}
+
+}  // namespace
+
 namespace op {
 
 RHEA_SYSTEM_FUNCTION(int_n) {
   const cpu::CpuState& state = context.state;
+  const auto vector = static_cast<uint8_t>(insn.imm);
+  if (state.protected_mode() && state.virtual8086() && (state.cr4 & cpu::cr4::kVme) &&
+      GUEST_TRY(redirected(context, vector)))
+    return deliver_to_v86_program(context, vector, next_rip(context, insn));
   if (state.protected_mode() && state.virtual8086() && (state.rflags & rf::kIopl) != rf::kIopl) return gp0();
-  return software_interrupt(context, static_cast<uint8_t>(insn.imm), next_rip(context, insn));
+  return software_interrupt(context, vector, next_rip(context, insn));
 }
 
 RHEA_SYSTEM_FUNCTION(int3) { return software_interrupt(context, kBreakpoint, next_rip(context, insn)); }

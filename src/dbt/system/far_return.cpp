@@ -2,6 +2,7 @@
 // Far RET and IRET in every mode. [SDM-2B RET] [SDM-2A IRET]
 #include "dbt/system/internal.h"
 #include "dbt/system/task_switch.h"
+#include "dbt/system/virtual_interrupts.h"
 
 namespace rhea::dbt {
 
@@ -143,7 +144,8 @@ Fallible<Next> iret_real(Context& context, unsigned size) {
   auto selector = static_cast<uint16_t>(GUEST_TRY(stack.pop(size)));
   uint64_t flags = GUEST_TRY(stack.pop(size));
   CodeTarget target = GUEST_TRY(real_mode_target(context, selector, rip));
-  context.set_rflags(merge_flags(context.rflags(), flags, iret_flags(context, size)));
+  context.set_rflags(vme_active(context) ? GUEST_TRY(load_virtual_flags(context, flags))
+                                         : merge_flags(context.rflags(), flags, iret_flags(context, size)));
   context.state.gpr[cpu::kRsp] = stack.merged(context.state.gpr[cpu::kRsp]);
   set_code(context, target.segment, target.rip);
   return Next::kDispatch;
@@ -217,7 +219,9 @@ RHEA_SYSTEM_FUNCTION(ret_far) {
 
 RHEA_SYSTEM_FUNCTION(iret) {
   cpu::CpuState& state = context.state;
-  if (state.protected_mode() && state.virtual8086() && (state.rflags & rf::kIopl) != rf::kIopl) return gp0();
+  if (state.protected_mode() && state.virtual8086() && (state.rflags & rf::kIopl) != rf::kIopl &&
+      !(vme_active(context) && insn.operand_size == 2))
+    return gp0();
   bool real = real_or_v86(context);
   bool nested = !real && (state.rflags & rf::kNt);
   if (nested && state.long_mode_active()) return gp0();

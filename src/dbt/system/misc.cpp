@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Short system instructions: TLB and cache maintenance, IF, AC, HLT, bases, time stamps, CPUID.
 #include "dbt/system/internal.h"
+#include "dbt/system/virtual_interrupts.h"
 
 #include "cpu/lapic.h"
 
@@ -10,7 +11,7 @@ namespace rf = cpu::rflags;
 
 namespace {
 
-// CLI and STI. CR4.VME and CR4.PVI are not offered.
+// CLI and STI, where CR4.VME or CR4.PVI does not give them VIF.
 Fallible<void> check_io_privilege(const Context& context) {
   const cpu::CpuState& state = context.state;
   if (!state.protected_mode()) return {};
@@ -131,12 +132,21 @@ RHEA_SYSTEM_FUNCTION(hlt) {
 }
 
 RHEA_SYSTEM_FUNCTION(cli) {
+  if (virtual_interrupt_flag(context)) {
+    context.state.rflags &= ~rf::kVif;
+    return finish(context, insn);
+  }
   GUEST_TRY(check_io_privilege(context));
   context.interrupt_flag = 0;
   return finish(context, insn);
 }
 
 RHEA_SYSTEM_FUNCTION(sti) {
+  if (virtual_interrupt_flag(context)) {
+    if (context.state.rflags & rf::kVip) return gp0();
+    context.state.rflags |= rf::kVif;
+    return finish(context, insn);
+  }
   GUEST_TRY(check_io_privilege(context));
   if (context.interrupt_flag) return finish(context, insn);
   context.interrupt_flag = 1;

@@ -2,6 +2,7 @@
 // PUSHF, POPF, PUSHA, POPA, PUSH, POP, ENTER and LEAVE for 16-, 32- and 64-bit stacks.
 #include "dbt/system/internal.h"
 #include "dbt/system/segment_load.h"
+#include "dbt/system/virtual_interrupts.h"
 
 namespace rhea::dbt {
 
@@ -65,17 +66,21 @@ Fallible<Next> pop_segment(Context& context, const Insn& insn, unsigned segment)
 namespace op {
 
 RHEA_SYSTEM_FUNCTION(pushf) {
+  if (vme_active(context) && insn.operand_size == 2)
+    return push_value(context, insn, flags_with_virtual_if(context.rflags()));
   if (v86_without_iopl3(context)) return gp0();
   return push_value(context, insn, context.rflags() & ~(rf::kVm | rf::kRf));
 }
 
 RHEA_SYSTEM_FUNCTION(popf) {
-  if (v86_without_iopl3(context)) return gp0();
+  const bool virtual_if = vme_active(context) && insn.operand_size == 2;
+  if (!virtual_if && v86_without_iopl3(context)) return gp0();
   StackCursor stack = StackCursor::current(context);
   uint64_t popped = GUEST_TRY(stack.pop(insn.operand_size));
   uint64_t cleared = rf::kRf | rf::kVip | rf::kVif;
   uint64_t old_flags = context.rflags();
-  uint64_t flags = merge_flags(old_flags, popped & ~cleared, popf_flags(context, insn.operand_size));
+  uint64_t flags = virtual_if ? GUEST_TRY(load_virtual_flags(context, popped))
+                              : merge_flags(old_flags, popped & ~cleared, popf_flags(context, insn.operand_size));
   context.set_rflags(flags);
   commit(context, stack);
   // TF, AC and NT change how the next instruction runs; IF may let an interrupt in.

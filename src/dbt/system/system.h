@@ -113,6 +113,10 @@ Next deliver_exception(Context& context, const Exception& exception);
 Next deliver_interrupt(Context& context, uint8_t vector);                                // external, or NMI as vector 2
 Fallible<Next> software_interrupt(Context& context, uint8_t vector, uint64_t next_rip);  // INT n, INT3, INTO
 
+// Whether a virtual interrupt that the monitor announced (VIP) is due: the next instruction raises #GP(0) instead.
+// [SDM-3B 21.3.3.4]
+bool virtual_interrupt_due(const Context& context);
+
 // ---- instructions ----
 // Executes a decoded instruction of a row whose Translation is kSystem (and the listed complex ones: PUSHF/POPF,
 // PUSHA/POPA, ENTER, far transfers, segment loads, string instructions with any prefix, port I/O, ...).

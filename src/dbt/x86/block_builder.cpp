@@ -76,7 +76,12 @@ BlockBuilder::Fetch BlockBuilder::fetch(Insn& insn) {
     return Fetch::kOk;
   }
   insn = Insn{};
-  insn.length = 1;
+  insn.length = 1;  // for the limit of CS: up to the byte that made it invalid
+  while (insn.length < available) {
+    Insn part;
+    if (isa::x86::decode({bytes, insn.length}, cpu_mode(mode_), part) != DecodeStatus::kNeedMore) break;
+    ++insn.length;
+  }
   examined_ = kMaxLength;  // all of them decided that this is no instruction
   return status == DecodeStatus::kInvalid ? Fetch::kInvalid : Fetch::kTooLong;
 }

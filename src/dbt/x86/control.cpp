@@ -22,7 +22,6 @@ void BlockBuilder::emit_target_ip(int64_t target_offset) {
     e_.lea64(kScratchA, target);
   } else {
     e_.lea32(kScratchA, target);
-    if (code_size() == 0) e_.movzx16(kScratchA, kScratchA);
   }
 }
 
