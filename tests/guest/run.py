@@ -20,6 +20,8 @@ import sys
 import tempfile
 import time
 
+import oracle
+
 LONG = os.environ.get("RHEA_TEST_LONG") == "1"
 PASSED_STATUS = (16 << 1) | 1  # see finish() in lib/guest.h
 
@@ -235,7 +237,7 @@ def chosen_engines(options):
     return ["rhea", "rhea-reference"] + (["qemu-tcg"] if has_oracle else [])
 
 
-def run_engine(options, engine):
+def run_engine(options, engine, rhea):
     print(f"-- {engine}")
     results = {}
     guests = [guest for guest in GUESTS if not options.guests or guest.name in options.guests]
@@ -250,8 +252,28 @@ def run_engine(options, engine):
         wanted = guest.qemu_status if engine == "qemu-tcg" else guest.rhea_status
         timeout = guest.timeout * (options.depth if guest.cpus > 1 else 1)
         results[guest.name] = run(ENGINES[engine](options, guest, image), guest, wanted, timeout)
+        if engine == "qemu-tcg":
+            judge_tcg(guest.name, results[guest.name], rhea)
         report(options, guest.name, results[guest.name])
     return results
+
+
+def judge_tcg(name, result, rhea):
+    """Against the list of differences; what Rhea skipped itself in this run is none."""
+    same = {text.partition(":")[0].strip() for text in rhea[name].skipped} if name in rhea else set()
+    oracle.Differences().judge(name, result, same)
+
+
+def topics(options, by_engine):
+    """The counts in docs/guest-tests.md are those of this run."""
+    if "rhea" not in by_engine or options.guests or options.depth > 1:
+        return []
+    if options.write_topics:
+        oracle.write_topics(by_engine["rhea"])
+    if oracle.topics_are_true(by_engine["rhea"]):
+        return [Result(["topics"], [], [], "")]
+    print("FAIL topics: the counts in docs/guest-tests.md are not true: tests/guest/run.py --write-topics")
+    return [Result([], ["topics"], [], "")]
 
 
 def main():
@@ -261,6 +283,7 @@ def main():
     parser.add_argument("--rhea-option", action="append", default=[], help="one more option for `rhea run` (repeatable)")
     parser.add_argument("--on", action="append", choices=list(ENGINES), help="run on this (repeatable; default: rhea and rhea-reference)")
     parser.add_argument("--depth", type=int, default=50 if LONG else 1, help="how much longer guests with several processors repeat what they do")
+    parser.add_argument("--write-topics", action="store_true", help="write the counts of assertions into docs/guest-tests.md")
     parser.add_argument("--verbose", action="store_true", help="print what the guests print")
     parser.add_argument("guests", nargs="*", help="names (default: all)")
     options = parser.parse_args()
@@ -270,8 +293,11 @@ def main():
     unknown = set(options.guests) - {guest.name for guest in GUESTS}
     if unknown:
         parser.error("unknown guests: " + " ".join(sorted(unknown)))
-    by_engine = {engine: run_engine(options, engine) for engine in chosen_engines(options)}
+    by_engine = {}
+    for engine in chosen_engines(options):
+        by_engine[engine] = run_engine(options, engine, by_engine.get("rhea", {}))
     results = [result for per_guest in by_engine.values() for result in per_guest.values()]
+    results += topics(options, by_engine)
     if "rhea" in by_engine and not options.guests:
         results.append(debug_session(options))
         report(options, "gdb", results[-1])
