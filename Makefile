@@ -52,9 +52,9 @@ format:  ## format every source file in place
 deps:  ## install all Debian packages that any command needs
 	@tools/deps.sh all
 
-soak-boot: build  ## boot N times (N=20) each of four Debian kernels, and N pairs at once
+soak-boot: build  ## boot N times (N=20) each of four Debian kernels on 1, 2 and 4 vCPUs, and N pairs of VMs of 2 at once
 	@tools/deps.sh guest test
-	@tools/soak_boot.py --boots $(N) --pairs $(N) --rhea $(BUILD)/rhea $(ARGS)
+	@tools/soak_boot.py --boots $(N) --cpus 1,2,4 --pairs $(N) --pair-cpus 2 --rhea $(BUILD)/rhea $(ARGS)
 
 clean:  ## remove the build directories (fetched kernels stay in .cache)
 	rm -rf build build-debug build-asan build-tsan build-fuzz

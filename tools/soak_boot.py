@@ -11,6 +11,7 @@ reference for the same kernels and the same checks; --oracle is short for QEMU T
 """
 import argparse
 import concurrent.futures
+import itertools
 import os
 import pathlib
 import re
@@ -23,8 +24,8 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 KERNELS = ["linux-image-cloud-amd64", "linux-image-amd64", "linux-image-6.12-cloud-amd64", "linux-image-6.12-amd64"]
-RHEA = "{rhea} run --kernel {kernel} --initrd {initrd} --append {append} --memory {memory} --console stdio --no-reboot"
-QEMU = ("qemu-system-x86_64 -accel tcg -cpu max -smp 1 -m {memory} -display none -serial stdio -monitor none -no-reboot "
+RHEA = "{rhea} run --kernel {kernel} --initrd {initrd} --append {append} --memory {memory} --cpus {cpus} --console stdio --no-reboot"
+QEMU = ("qemu-system-x86_64 -accel tcg -cpu max -smp {cpus} -m {memory} -display none -serial stdio -monitor none -no-reboot "
         "-kernel {kernel} -initrd {initrd} -append {append}")
 REACHED = re.compile(r"^rhea-init: reached after ([0-9.]+) s", re.M)
 BAD = re.compile(r"\b[Oo]ops\b|\bBUG\b|\bWARNING\b|Call Trace|Kernel panic|lockup|\bstall(s|ed)?\b|unable to handle|"
@@ -86,6 +87,8 @@ def main():
     parser.add_argument("--oracle", action="store_true", help="boot under QEMU TCG instead")
     parser.add_argument("--append", default="console=ttyS0 rhea.run=/bin/true rhea.settle=2")
     parser.add_argument("--memory", default="512M")
+    parser.add_argument("--cpus", default="1", help="numbers of vCPUs, with commas: single boots go through all of them")
+    parser.add_argument("--pair-cpus", type=int, default=1, help="vCPUs of each VM of a pair")
     parser.add_argument("--timeout", type=float, default=120, help="seconds a boot may take")
     parser.add_argument("--logs", help="keep every log in this folder (default: only the logs of failed boots)")
     arguments = parser.parse_args()
@@ -100,14 +103,14 @@ def main():
     good = {"single": 0, "pair": 0}
     asked = {"single": 0, "pair": 0}
 
-    def one(kind, name, kernel, number):
-        values = dict(rhea=arguments.rhea, kernel=kernel, initrd=initrd, append=arguments.append, memory=arguments.memory)
-        log_path = log_folder / f"{kind}-{name.replace('/', '_')}-{number}.log"
+    def one(kind, name, kernel, cpus, number):
+        values = dict(rhea=arguments.rhea, kernel=kernel, initrd=initrd, append=arguments.append, memory=arguments.memory, cpus=cpus)
+        log_path = log_folder / f"{kind}-{name.replace('/', '_')}-{cpus}cpus-{number}.log"
         problems, seconds, reached = boot(template, values, arguments.timeout, log_path)
         asked[kind] += 1
         if problems:
             failures.append(log_path)
-            print(f"FAILED {kind} {name} #{number} ({seconds:.1f} s), log in {log_path}")
+            print(f"FAILED {kind} {name}, vCPUs {cpus}, #{number} ({seconds:.1f} s), log in {log_path}")
             for problem in problems:
                 print(f"    {problem}")
         else:
@@ -116,17 +119,17 @@ def main():
                 log_path.unlink()
         return seconds, reached, not problems
 
-    for name, kernel in kernels:
+    for cpus, (name, kernel) in itertools.product(arguments.cpus.split(","), kernels):
         with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
-            results = list(pool.map(lambda number: one("single", name, kernel, number), range(1, arguments.boots + 1)))
+            results = list(pool.map(lambda number: one("single", name, kernel, cpus, number), range(1, arguments.boots + 1)))
         if results:
             init_times = sorted(reached for _, reached, _ in results if reached is not None)
             middle = f", init after {init_times[len(init_times) // 2]:.2f} s (median)" if init_times else ""
-            print(f"{name}: {sum(fine for _, _, fine in results)}/{len(results)}{middle}", flush=True)
+            print(f"{name}, vCPUs {cpus}: {sum(fine for _, _, fine in results)}/{len(results)}{middle}", flush=True)
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         for number in range(1, arguments.pairs + 1):
             name, kernel = kernels[number % len(kernels)]
-            for _ in pool.map(lambda side: one("pair", name, kernel, f"{number}{side}"), "ab"):
+            for _ in pool.map(lambda side: one("pair", name, kernel, arguments.pair_cpus, f"{number}{side}"), "ab"):
                 pass
     if arguments.pairs:
         print(f"pairs at once: {good['pair']}/{asked['pair']} boots")

@@ -18,7 +18,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 
 
 def boots(counts, options):
-    arguments = ["--boots", "20" if options.full else "1", "--pairs", "20" if options.full else "2"]
+    arguments = ["--boots", "20", "--cpus", "1,2,4", "--pairs", "20"] if options.full else ["--boots", "1", "--pairs", "2"]
+    arguments += ["--pair-cpus", "2"]
     arguments += ["--oracle"] if options.oracle else ["--rhea", options.rhea]
     result = subprocess.run([sys.executable, str(ROOT / "tools/soak_boot.py"), *arguments], stdout=subprocess.PIPE, text=True)
     print(result.stdout, flush=True)

@@ -101,8 +101,9 @@ static bool synchronise(void) {
   send_ipi(0, kIcrOthers | 0x51);
   return WAIT_FOR(synchronised == cpu_count - 1);
 }
+#define TRAPPED 0xdeadbeefu  // no round's value: those are multiples of 0x01010101, round 204's is 0xcccccccc
 static bool on_breakpoint(struct frame* frame) {  // as if it had returned this
-  frame->rax = 0xcccccccc;
+  frame->rax = TRAPPED;
   frame->ip = *(word*)frame->sp;
   frame->sp += 8;
   return true;
@@ -114,7 +115,7 @@ static void run_freely(void* at) {
     const uint32_t value = call_code((word)at);
     const unsigned after = handshake.round;
     // Rounds come in two halves: odd while it is being patched, even when that is over.
-    if (value == 0xcccccccc) {
+    if (value == TRAPPED) {
       if (before == after && !(before & 1)) wrong = wrong + 1;
       traps_seen = traps_seen + 1;
     } else if (before == after) {
@@ -152,7 +153,8 @@ static void test_int3(const char* name, word at, unsigned runners, unsigned ms) 
   }
   stop = true;
   for (unsigned i = 1; i <= runners; ++i) wait_idle(i);
-  check_in("int3", name, good && wrong == 0, true);
+  check_in("int3-answered", name, good, true);
+  check_in("int3", name, wrong, 0);
   info(name, span.done, "rounds behind an INT3");
   info(name, traps_seen, "times the INT3 was run");
 }
