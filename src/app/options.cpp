@@ -26,8 +26,7 @@ constexpr std::array<std::string_view, 2> kClocks = {"host", "instructions"};
 
 // Options as the user typed them, before they are checked.
 struct Raw {
-  std::string memory = "512M", cpus = "1", console, sandbox, clock = "host", dbt_opt = "1", dbt_verify = "0",
-              dbt_cache = "256M";
+  std::string memory, cpus = "1", console, sandbox, clock = "host", dbt_opt = "1", dbt_verify = "0", dbt_cache = "256M";
   bool no_reboot = false;
   std::vector<std::string> disks, forwards;
   std::string net = "user";
@@ -36,18 +35,25 @@ struct Raw {
 std::unexpected<Error> usage(std::string message) { return fail(ErrorCode::kInvalidArgument, std::move(message)); }
 
 void add_run_options(CLI::App& run, RunOptions& options, Raw& raw) {
+  run.add_option("WHAT", options.what,
+                 "debian: a Debian 12 that Rhea makes at the first start, and keeps; or a disk image; or a kernel")
+      ->type_name("");
+  run.add_flag("--snapshot", options.snapshot, "Throw away what the guest writes to its disks when it ends");
+  run.add_flag("--fresh", options.fresh, "With debian: forget what the machine of this name has on its disk");
   run.add_option("--kernel", options.kernel, "Kernel: bzImage, vmlinux (ELF), PVH or Multiboot 1")->type_name("FILE");
   run.add_option("--initrd", options.initrds, "Initial RAM disk, or Multiboot module; may be given several times")
       ->type_name("FILE")
       ->expected(1)
       ->take_all();
   run.add_option("--append", options.command_line, "Kernel command line")->type_name("STRING");
-  run.add_option("-m,--memory", raw.memory, "Guest memory: 512M, 4G, ... (default 512M)")->type_name("SIZE");
+  run.add_option("-m,--memory", raw.memory, "Guest memory: 512M, 4G, ... (default 512M; debian 1G)")->type_name("SIZE");
   run.add_option("-c,--cpus", raw.cpus, "Number of processors, 1 to 255 (default 1)")->type_name("N");
   run.add_option("--cpu", options.cpu_model, "Processor model: x86-64-v2, x86-64-v3, max (default max)")
       ->type_name("MODEL");
   run.add_option("--engine", options.engine, "Engine: auto, dbt, kvm (default auto)")->type_name("ENGINE");
-  run.add_option("--name", options.name, "Name of the virtual machine")->type_name("NAME");
+  run.add_option("--name", options.name,
+                 "Name of the virtual machine, and of its disk with debian (default debian, else rhea)")
+      ->type_name("NAME");
   run.add_option("--console", raw.console,
                  "Serial console: tty, stdio, file:PATH, none (default tty on a terminal, else stdio)")
       ->type_name("KIND");
@@ -154,8 +160,10 @@ Status set_sandbox(RunOptions& options, const std::string& text) {
 }
 
 Status check_run_options(RunOptions& options, const Raw& raw) {
-  if (options.kernel.empty()) return usage("no kernel given: use --kernel FILE");
-  options.memory_bytes = RHEA_TRY(size("--memory", raw.memory));
+  if (options.kernel.empty() && options.what.empty())
+    return usage("nothing to run: name a system or a file (rhea run debian), or use --kernel FILE");
+  options.memory_given = !raw.memory.empty();
+  if (options.memory_given) options.memory_bytes = RHEA_TRY(size("--memory", raw.memory));
   options.cpu_count = static_cast<unsigned>(RHEA_TRY(number("--cpus", raw.cpus, 1, machine::Machine::kMaxCpus)));
   options.dbt_opt = static_cast<int>(RHEA_TRY(number("--dbt-opt", raw.dbt_opt, 0, 1)));
   options.dbt_verify = RHEA_TRY(number("--dbt-verify", raw.dbt_verify, 0, ~uint64_t{0}));
@@ -181,7 +189,7 @@ Status check_run_options(RunOptions& options, const Raw& raw) {
       return usage("--dbt-verify knows the console on standard output or none, and no --debugcon");
     options.clock = ClockKind::kInstructions;
   }
-  if (options.clock == ClockKind::kInstructions && !options.disks.empty())
+  if (options.clock == ClockKind::kInstructions && (!options.disks.empty() || !options.what.empty()))
     return usage("disks take the time they take: --disk does not go with a deterministic clock");
   if (options.clock == ClockKind::kInstructions && options.cpu_count > 1)
     return usage(fmt::format("{} runs one processor: its instructions are the time; leave --cpus away",

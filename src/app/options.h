@@ -17,6 +17,9 @@ enum class ConsoleKind { kTty, kStdio, kFile, kNone };
 enum class ClockKind { kHost, kInstructions };
 
 struct RunOptions {
+  std::string what;       // "debian", a disk image or a kernel, as the user named it; empty: only what options say
+  bool snapshot = false;  // what the guest writes to disks is thrown away
+  bool fresh = false;     // with a system that Rhea makes: its disk starts anew
   std::string kernel;
   std::vector<std::string> initrds;
   std::string command_line;
@@ -24,8 +27,10 @@ struct RunOptions {
   unsigned cpu_count = 1;
   std::string cpu_model = "max";
   std::string engine = "auto";
-  std::string name = "rhea";
+  std::string name;           // empty: the system's, or "rhea"
+  bool memory_given = false;  // the user said how much
   std::vector<machine::DiskOptions> disks;
+  std::vector<std::string> temporary_files;  // removed once the machine has opened them
   bool user_network = true;
   std::vector<net::Forward> forwards;
   ConsoleKind console = ConsoleKind::kStdio;

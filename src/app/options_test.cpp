@@ -121,11 +121,11 @@ TEST(Options, CommandLineMayStartWithADash) {
 TEST(Options, MistakesAreOneLineWithTheNearestRightWord) {
   EXPECT_EQ(error_of({}), "no command given; `rhea --help` shows all");
   EXPECT_EQ(error_of({"runn"}), "unknown command 'runn' (did you mean 'run'?)");
-  EXPECT_EQ(error_of({"run"}), "no kernel given: use --kernel FILE");
+  EXPECT_EQ(error_of({"run"}), "nothing to run: name a system or a file (rhea run debian), or use --kernel FILE");
   EXPECT_EQ(error_of({"run", "--kernel", "k", "--memroy", "1G"}),
             "unknown option '--memroy' (did you mean '--memory'?)");
   EXPECT_EQ(error_of({"run", "--kernal=k"}), "unknown option '--kernal' (did you mean '--kernel'?)");
-  EXPECT_EQ(error_of({"run", "--kernel", "k", "extra"}), "unexpected argument 'extra'");
+  EXPECT_EQ(error_of({"run", "k", "extra"}), "unexpected argument 'extra'");
   EXPECT_EQ(error_of({"--verison"}), "unknown option '--verison' (did you mean '--version'?)");
   EXPECT_THAT(error_of({"run", "--kernel"}), HasSubstr("--kernel"));
   EXPECT_THAT(error_of({"run", "--kernel", "k", "-m", "lots"}),

@@ -16,6 +16,7 @@
 #include "app/debugger.h"
 #include "app/engines.h"
 #include "app/lockstep.h"
+#include "app/system.h"
 #include "app/terminal.h"
 #include "base/event_loop.h"
 #include "base/fd.h"
@@ -53,6 +54,11 @@ void confine_network_thread() {
 class Session {
  public:
   explicit Session(const RunOptions& options) : options_(options) {}
+  ~Session() {
+    if (!machine_) remove_temporary_files();  // it came to nothing
+  }
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
 
   Result<MachineExit> run();
   const std::string& statistics() const { return statistics_; }
@@ -64,6 +70,7 @@ class Session {
   Status create_machine();
   Status confine();
   void confine_thread(sandbox::Sandbox::Role role, const std::string& name);
+  void remove_temporary_files();
   void on_signal(int signo);
   void end_machine();
 
@@ -177,6 +184,10 @@ void Session::confine_thread(sandbox::Sandbox::Role role, const std::string& nam
   }
 }
 
+void Session::remove_temporary_files() {
+  for (const std::string& path : options_.temporary_files) unlink(path.c_str());
+}
+
 // Event loop's thread.
 void Session::end_machine() {
   if (console_) console_->stop_waiting();
@@ -211,6 +222,8 @@ Result<MachineExit> Session::run() {
   signals_ = RHEA_TRY(
       base::SignalWatch::create(*loop_, {SIGTERM, SIGINT, SIGHUP, SIGCONT}, [this](int signo) { on_signal(signo); }));
   RHEA_TRY(create_machine());
+  for (const std::string& path : options_.temporary_files)
+    unlink(path.c_str());  // open; confined, it could not be done
   if (!options_.gdb.empty()) {
     debugger_ = RHEA_TRY(attach_debugger(*loop_, *machine_, options_.gdb));
     log_.info("gdb server listening on {}", debugger_->address());
@@ -241,10 +254,14 @@ int report(const MachineExit& exit) {
 
 }  // namespace
 
-int run_command(const RunOptions& options) {
+int run_command(const RunOptions& asked) {
   Result<MachineExit> exit = fail(ErrorCode::kInternal, "not run");
   std::string statistics;
-  {
+  const Result<RunOptions> resolved = resolve_system(asked);
+  if (!resolved) {
+    exit = std::unexpected(resolved.error());
+  } else {
+    const RunOptions& options = *resolved;
     if (options.dbt_verify) {
       signal(SIGPIPE, SIG_IGN);
       exit = run_lockstep(options);

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "app/system.h"
+
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <optional>
+#include <span>
+#include <string_view>
+
+#include "base/fd.h"
+#include "block/image_tools.h"
+#include "provision/debian.h"
+
+namespace rhea::app {
+namespace {
+
+constexpr uint64_t kSystemMemoryBytes = uint64_t{1} << 30;
+constexpr uint16_t kSshPort = 22, kFirstSshForward = 2222, kSshForwards = 100;
+
+bool port_is_free(uint16_t port) {
+  const base::UniqueFd probe(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  const int on = 1;
+  setsockopt(probe.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(port);
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  return probe && bind(probe.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0;
+}
+
+// A port of this host that leads to the guest's ssh: what the user has asked for, or the first that is free.
+std::optional<uint16_t> lead_to_ssh(RunOptions& options) {
+  for (const net::Forward& forward : options.forwards)
+    if (!forward.udp && forward.guest_port == kSshPort) return forward.host_port;
+  if (!options.user_network) return std::nullopt;
+  for (uint16_t port = kFirstSshForward; port < kFirstSshForward + kSshForwards; ++port) {
+    if (!port_is_free(port)) continue;
+    options.forwards.push_back({.host_port = port, .guest_port = kSshPort});
+    return port;
+  }
+  return std::nullopt;
+}
+
+void say_how_to_log_in(const RunOptions& options, const provision::DebianMachine& machine,
+                       std::optional<uint16_t> port) {
+  std::string text = fmt::format("rhea: {} starts", options.name);
+  if (options.console == ConsoleKind::kTty || options.console == ConsoleKind::kStdio) text += "; you will be root here";
+  if (port && machine.has_keys)
+    text += fmt::format("; from elsewhere: ssh -p {} root@127.0.0.1", *port);
+  else if (port)
+    text += "; no ssh, because ~/.ssh has no public key (ssh-keygen makes one)";
+  if (options.console == ConsoleKind::kTty) text += "; Ctrl-A x ends it";
+  fmt::print(stderr, "{}\n", text);
+}
+
+Status resolve_debian(RunOptions& options) {
+  if (!options.kernel.empty() || !options.initrds.empty())
+    return fail(ErrorCode::kInvalidArgument, "debian brings its own kernel: leave --kernel and --initrd away");
+  if (options.name.empty()) options.name = "debian";
+  const char* home = std::getenv("HOME");
+  std::string images = RHEA_TRY(provision::images_folder());
+  const provision::DebianMachine machine =
+      RHEA_TRY(provision::prepare_debian({.images = std::move(images),
+                                          .name = options.name,
+                                          .fresh = options.fresh,
+                                          .messages = stderr,
+                                          .terminal = isatty(STDERR_FILENO) != 0,
+                                          .keys_folder = home ? fmt::format("{}/.ssh", home) : ""}));
+  options.kernel = machine.kernel;
+  options.initrds = {machine.initrd};
+  options.command_line = machine.command_line + (options.command_line.empty() ? "" : " ") + options.command_line;
+  if (!options.memory_given) options.memory_bytes = kSystemMemoryBytes;
+  options.disks.insert(options.disks.begin(), {.path = machine.disk, .format = "qcow2"});
+  say_how_to_log_in(options, machine, lead_to_ssh(options));
+  return {};
+}
+
+Status resolve_file(RunOptions& options) {
+  if (options.fresh) return fail(ErrorCode::kInvalidArgument, "--fresh goes with a system that Rhea makes (debian)");
+  const FileKind kind = RHEA_TRY(kind_of_file(options.what));
+  if (kind == FileKind::kKernel) {
+    if (!options.kernel.empty())
+      return fail(ErrorCode::kInvalidArgument, fmt::format("two kernels: {} and {}", options.what, options.kernel));
+    options.kernel = options.what;
+    return {};
+  }
+  if (options.kernel.empty())
+    return fail(ErrorCode::kUnsupported,
+                fmt::format("{} is a disk, and there is no firmware yet to start what is on it: give its kernel with "
+                            "--kernel FILE [--initrd FILE] --append 'root=/dev/vda1 console=ttyS0'",
+                            options.what));
+  options.disks.insert(options.disks.begin(),
+                       {.path = options.what, .format = kind == FileKind::kQcow2Disk ? "qcow2" : "raw"});
+  return {};
+}
+
+// Each disk gets an empty image in front of it, which takes what is written.
+Status make_throw_away(RunOptions& options) {
+  const char* folder = std::getenv("TMPDIR");
+  for (machine::DiskOptions& disk : options.disks) {
+    if (disk.read_only) continue;
+    std::error_code error;
+    const std::string backing = std::filesystem::canonical(disk.path, error).string();
+    if (error) return fail(Error::from_errno(error.value(), fmt::format("opening the disk {}", disk.path)));
+    std::string name = fmt::format("{}/rhea-snapshot-XXXXXX", folder && folder[0] == '/' ? folder : "/var/tmp");
+    if (!mkdtemp(name.data())) return fail(Error::from_errno(errno, fmt::format("creating a folder {}", name)));
+    const std::string path = name + ".qcow2";
+    const Status made = block::create_image({.path = path, .backing_file = backing, .backing_format = disk.format});
+    rmdir(name.c_str());  // its name was free, so the image's is
+    RHEA_TRY(made);
+    options.temporary_files.push_back(path);
+    disk.path = path;
+    disk.format = "qcow2";
+    disk.backing_anywhere = true;
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<FileKind> kind_of_file(const std::string& path) {
+  const base::UniqueFd file = RHEA_TRY(base::open_file(path, O_RDONLY));
+  if (path.ends_with(".qcow2")) return FileKind::kQcow2Disk;
+  if (path.ends_with(".img") || path.ends_with(".raw")) return FileKind::kRawDisk;
+  std::array<char, 0x2000> head{};
+  const ssize_t count = pread(file.get(), head.data(), head.size(), 0);
+  if (count < 0) return fail(Error::from_errno(errno, fmt::format("reading {}", path)));
+  const std::string_view bytes(head.data(), static_cast<size_t>(count));
+  const bool elf = bytes.starts_with(
+      "\x7f"
+      "ELF");
+  const bool linux_kernel = bytes.size() > 0x206 && bytes.substr(0x202, 4) == "HdrS";
+  const bool multiboot = bytes.find("\x02\xb0\xad\x1b") != std::string_view::npos;
+  return elf || linux_kernel || multiboot ? FileKind::kKernel : FileKind::kRawDisk;
+}
+
+Result<RunOptions> resolve_system(const RunOptions& asked) {
+  RunOptions options = asked;
+  if (const auto system = RHEA_TRY(provision::known_system(options.what)); system)
+    RHEA_TRY(resolve_debian(options));
+  else if (!options.what.empty())
+    RHEA_TRY(resolve_file(options));
+  else if (options.fresh)
+    return fail(ErrorCode::kInvalidArgument, "--fresh goes with a system that Rhea makes (debian)");
+  if (options.name.empty()) options.name = "rhea";
+  if (options.snapshot) {
+    if (const Status made = make_throw_away(options); !made) {
+      for (const std::string& path : options.temporary_files) unlink(path.c_str());
+      return std::unexpected(made.error());
+    }
+  }
+  return options;
+}
+
+}  // namespace rhea::app

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+// What `rhea run WHAT` takes a file for, and throw-away disks.
+#include "app/system.h"
+
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "block/image_tools.h"
+
+namespace rhea::app {
+namespace {
+
+using ::testing::HasSubstr;
+
+class SystemTest : public ::testing::Test {
+ protected:
+  SystemTest() : folder(std::filesystem::temp_directory_path() / fmt::format("rhea-system-{}", getpid())) {
+    std::filesystem::create_directories(folder);
+  }
+  ~SystemTest() override { std::filesystem::remove_all(folder); }
+  std::string file(const char* name, const std::string& bytes) {
+    std::ofstream(folder / name) << bytes;
+    return (folder / name).string();
+  }
+  std::filesystem::path folder;
+};
+
+TEST_F(SystemTest, KernelsAndDisks) {
+  std::string linux_kernel(0x1000, '\0');
+  linux_kernel.replace(0x202, 4, "HdrS");
+  EXPECT_EQ(*kind_of_file(file("vmlinuz", linux_kernel)), FileKind::kKernel);
+  EXPECT_EQ(*kind_of_file(file("kernel.elf",
+                               "\x7f"
+                               "ELF...")),
+            FileKind::kKernel);
+  EXPECT_EQ(*kind_of_file(file("data", std::string(4096, 'x'))), FileKind::kRawDisk);
+  // What a guest may write into its disk changes nothing of what the disk is.
+  EXPECT_EQ(*kind_of_file(file("disk.img", linux_kernel)), FileKind::kRawDisk);
+  EXPECT_EQ(*kind_of_file(file("disk.raw", "QFI\xfb")), FileKind::kRawDisk);
+  EXPECT_EQ(*kind_of_file(file("plain", "QFI\xfb")), FileKind::kRawDisk);
+  EXPECT_EQ(*kind_of_file(file("disk.qcow2", "anything")), FileKind::kQcow2Disk);
+  EXPECT_FALSE(kind_of_file((folder / "missing").string()));
+}
+
+TEST_F(SystemTest, ADiskNeedsAKernelUntilThereIsFirmware) {
+  const std::string disk = file("disk.img", std::string(4096, 'x'));
+  const auto alone = resolve_system({.what = disk});
+  ASSERT_FALSE(alone);
+  EXPECT_THAT(alone.error().to_string(), HasSubstr("--kernel"));
+  const auto both = resolve_system({.what = disk, .kernel = "vmlinuz"});
+  ASSERT_TRUE(both);
+  ASSERT_EQ(both->disks.size(), 1u);
+  EXPECT_EQ(both->disks[0].format, "raw");
+  EXPECT_EQ(both->name, "rhea");
+}
+
+TEST_F(SystemTest, MistakesOfOneLine) {
+  EXPECT_FALSE(resolve_system({.what = "debian:99"}));
+  EXPECT_FALSE(resolve_system({.what = "debian", .kernel = "vmlinuz"}));
+  EXPECT_FALSE(resolve_system({.what = (folder / "none").string()}));
+  EXPECT_FALSE(resolve_system({.fresh = true, .kernel = "vmlinuz"}));
+}
+
+TEST_F(SystemTest, AThrowAwayDiskLiesInFrontOfTheOther) {
+  RunOptions options{.snapshot = true, .kernel = "vmlinuz"};
+  options.disks.push_back({.path = file("disk.img", std::string(1 << 20, 'x'))});
+  options.disks.push_back({.path = file("fixed.img", std::string(1 << 20, 'x')), .read_only = true});
+  const auto resolved = resolve_system(options);
+  ASSERT_TRUE(resolved) << resolved.error().to_string();
+  ASSERT_EQ(resolved->temporary_files.size(), 1u);
+  EXPECT_EQ(resolved->disks[0].path, resolved->temporary_files[0]);
+  EXPECT_EQ(resolved->disks[1].path, options.disks[1].path);
+  const auto info = block::inspect_image(resolved->disks[0].path, "");
+  unlink(resolved->disks[0].path.c_str());
+  ASSERT_TRUE(info);
+  EXPECT_EQ(info->format, "qcow2");
+  EXPECT_EQ(info->disk_bytes, 1u << 20);
+  EXPECT_EQ(info->backing_file, std::filesystem::canonical(options.disks[0].path));
+}
+
+}  // namespace
+}  // namespace rhea::app

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+// `rhea run debian`: a Debian system made once from Debian's packages, and machines that start from it.
+//
+// On the host: IMAGES/debian-12/{base.raw,vmlinuz,initrd} is the system as it was made, never written again;
+// IMAGES/debian-12/NAME.qcow2 holds what the machine NAME has written since. IMAGES is images_folder().
+#pragma once
+
+#include <cstdint>
+#include <cstdio>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/error.h"
+
+namespace rhea::provision {
+
+// Where images are kept: $XDG_DATA_HOME/rhea/images, or ~/.local/share/rhea/images. Errors: neither variable is set.
+Result<std::string> images_folder();
+
+// Whether `word` names a system that is made here ("debian", "debian:12"). Errors (kInvalidArgument): a release of
+// Debian that is not. nullopt: anything else, a file for one.
+Result<std::optional<std::string>> known_system(std::string_view word);
+
+// Name of a machine: also its host name and part of a file's. Errors: kInvalidArgument.
+Status check_machine_name(std::string_view name);
+
+struct DebianOptions {
+  std::string images;        // images_folder()
+  std::string name;          // of the machine
+  bool fresh = false;        // forget what the machine has written
+  FILE* messages = nullptr;  // where progress is shown
+  bool terminal = false;     // and whether that is a terminal
+  std::string keys_folder;   // public ssh keys are read from here, *.pub; empty: none
+};
+
+// What it takes to start the machine.
+struct DebianMachine {
+  std::string kernel, initrd, disk;  // files; the disk is qcow2
+  std::string command_line;
+  bool has_keys = false;  // somebody can log in by ssh
+};
+
+// Makes what is not there yet: the system (a minute or two), the machine's disk. Safe against others that do the same
+// at the same moment. Errors say what is missing or what failed; nothing half-made stays.
+Result<DebianMachine> prepare_debian(const DebianOptions& options);
+
+// --- for tests ---
+// The keys of all *.pub files, shortest first, each as "TYPE BASE64", as many as fit in `limit` bytes.
+std::vector<std::string> public_keys(const std::string& folder, size_t limit);
+// The percentage and the words for a line that mmdebstrap prints; nullopt for a line that says nothing of it.
+struct Stage {
+  int percent;
+  std::string_view what;
+};
+std::optional<Stage> stage_of(std::string_view line);
+
+}  // namespace rhea::provision

@@ -1,0 +1,224 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+# rhea-suite: exclusive timeout=900
+"""`rhea run debian` as a user has it: made once, logged in on the console and by ssh, packages installed, restarted, switched off.
+
+The system is kept in the cache folder (RHEA_CACHE, else .cache) and made again only with --anew. Where Debian's packages
+cannot be had or mmdebstrap may not work (a container without rights), all is skipped aloud.
+The last line is "N passed, N failed, N skipped"."""
+import argparse
+import os
+import pathlib
+import re
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+PROMPT = b"root@test-vm:~# "
+NOT_HERE = re.compile(r"resolve|[Cc]ould not connect|[Ff]ailed to fetch|not permitted|unable to mount|newuidmap|subuid|No route|timed out")
+
+
+class Counts:
+    passed = failed = skipped = 0
+
+    def verdict(self, name, problem="", note=""):
+        print(f"{'FAIL' if problem else 'ok'} {name}{': ' + problem if problem else ''}{note}", flush=True)
+        self.failed += bool(problem)
+        self.passed += not problem
+
+
+class Ended(Exception):
+    pass
+
+
+class Machine:
+    """A running `rhea run debian` and what its console has said."""
+
+    def __init__(self, rhea, environment, *options):
+        self.started = time.monotonic()
+        self.process = subprocess.Popen([rhea, "run", "debian", "--name", "test-vm", "--console", "stdio", *options], env=environment,
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+        self.said = b""
+
+    def wait_for(self, text, seconds):
+        """What was said up to and including `text`, which is then forgotten."""
+        give_up = time.monotonic() + seconds
+        while text not in self.said:
+            ready, _, _ = select.select([self.process.stdout], [], [], max(0, give_up - time.monotonic()))
+            data = os.read(self.process.stdout.fileno(), 65536) if ready else b""
+            if not data:
+                why = "ended" if ready else f"did not say {text!r} in {seconds} s"
+                raise Ended(f"{why}; its last words: {self.said[-600:].decode(errors='replace')!r}")
+            self.said += data
+        at = self.said.index(text) + len(text)
+        before, self.said = self.said[:at], self.said[at:]
+        return before.decode(errors="replace").replace("\r", "")
+
+    def send(self, line):
+        self.process.stdin.write(line.encode() + b"\n")
+        self.process.stdin.flush()
+
+    def run(self, line, seconds=120):
+        """Output and status of a command."""
+        self.send(f"{line}; echo @@status:$?")
+        text = self.wait_for(b"@@status:$?", seconds) and self.wait_for(b"@@status:", seconds)
+        status = self.wait_for(PROMPT, seconds)
+        return text, int(re.match(r"\d+", status).group())
+
+    def log_in(self, seconds):
+        self.wait_for(b"login:", seconds)
+        reached = time.monotonic() - self.started
+        self.wait_for(PROMPT, 60)
+        return reached
+
+    def end(self, seconds=60):
+        """The exit status, None where it did not end by itself."""
+        try:
+            tail, _ = self.process.communicate(timeout=seconds)
+            self.said += tail
+            return self.process.returncode
+        except subprocess.TimeoutExpired:
+            return None
+
+    def kill(self):
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self.process.wait()
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def ssh(home, port, command):
+    return subprocess.run(["ssh", "-i", str(home / ".ssh/id_ed25519"), "-p", str(port), "-o", "StrictHostKeyChecking=no", "-o",
+                           "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", "-o", "BatchMode=yes", "root@127.0.0.1", command],
+                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120)
+
+
+def first_life(counts, rhea, environment, home):
+    port = free_port()
+    machine = Machine(rhea, environment, "--fresh", "--forward", f"tcp:{port}:22")
+    try:
+        reached = machine.log_in(600)
+        counts.verdict("login prompt", note=f" (after {reached:.1f} s)")
+        text, status = machine.run("hostname && cat /proc/sys/kernel/hostname && systemctl is-system-running --wait; systemctl --failed --no-legend")
+        counts.verdict("host name, and nothing failed", "" if text.count("test-vm\n") >= 2 and "running" in text else text[-300:])
+        text, _ = machine.run("date +@%s")
+        off = abs(int(re.search(r"@(\d+)", text).group(1)) - time.time())
+        counts.verdict("the time is right", "" if off < 3 else f"{off:.0f} s off")
+        text, status = machine.run("ping -c 1 -W 5 10.0.2.2")
+        counts.verdict("the gateway answers", "" if status == 0 else text[-300:])
+        second = subprocess.run([rhea, "run", "debian", "--name", "test-vm"], env=environment, stdin=subprocess.DEVNULL, capture_output=True,
+                                text=True, timeout=60)
+        lines = [line for line in second.stderr.splitlines() if "in use" in line or "lock" in line]
+        counts.verdict("a second start of the same machine is refused", "" if second.returncode == 1 and lines else f"{second.returncode}: {second.stderr}")
+        text, status = machine.run("apt-get update -qq && apt-get install -y -qq hello", 300)
+        counts.verdict("apt-get update and install", "" if status == 0 else text[-600:])
+        text, status = machine.run("hello")
+        counts.verdict("the program that was installed", "" if "Hello, world!" in text else text[-300:])
+        try:
+            result = ssh(home, port, "hostname; wc -c; cat /etc/machine-id")
+            good = result.returncode == 0 and b"test-vm" in result.stdout
+            counts.verdict("ssh with the user's key", "" if good else result.stdout.decode(errors="replace"))
+        except subprocess.TimeoutExpired:
+            counts.verdict("ssh with the user's key", "no answer")
+        machine.send("reboot")
+        machine.started = time.monotonic()
+        counts.verdict("reboot", note=f" (prompt after {machine.log_in(300):.1f} s)")
+        text, status = machine.run("hello")
+        counts.verdict("what was installed is still there", "" if "Hello, world!" in text else text[-300:])
+        machine.send("poweroff")
+        status = machine.end()
+        counts.verdict("poweroff ends it with status 0", "" if status == 0 else f"status {status}: {machine.said[-300:]!r}")
+    except Ended as reason:
+        counts.verdict("the machine", str(reason))
+    finally:
+        machine.kill()
+
+
+def second_life(counts, rhea, environment):
+    """Throw-away writes, and the power button."""
+    machine = Machine(rhea, environment, "--snapshot")
+    try:
+        counts.verdict("start with --snapshot", note=f" (prompt after {machine.log_in(300):.1f} s)")
+        text, _ = machine.run("touch /thrown-away && sync && hello")
+        counts.verdict("it shows what the machine has", "" if "Hello, world!" in text else text[-300:])
+        machine.process.send_signal(signal.SIGTERM)
+        status = machine.end()
+        counts.verdict("SIGTERM presses the power button", "" if status == 0 else f"status {status}: {machine.said[-300:]!r}")
+    except Ended as reason:
+        counts.verdict("the machine with --snapshot", str(reason))
+    finally:
+        machine.kill()
+    left = list(pathlib.Path(environment["TMPDIR"]).glob("rhea-snapshot-*"))
+    counts.verdict("nothing is left of the snapshot", "" if not left else str(left))
+    machine = Machine(rhea, environment)
+    try:
+        machine.log_in(300)
+        _, status = machine.run("[ ! -e /thrown-away ] && hello")
+        counts.verdict("what was thrown away is not there", "" if status == 0 else "it is")
+        machine.send("poweroff")
+        counts.verdict("poweroff", "" if machine.end() == 0 else "did not end it")
+    except Ended as reason:
+        counts.verdict("the machine after --snapshot", str(reason))
+    finally:
+        machine.kill()
+
+
+def available(rhea, environment):
+    """Why the system cannot be made here; None where it is there or can. What is our own mistake is left to show itself."""
+    for tool in ("mmdebstrap", "mke2fs", "ssh", "ssh-keygen"):
+        if not shutil.which(tool, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin"):
+            return f"{tool} is not installed (tools/deps.sh test)"
+    started = time.monotonic()
+    # A debug console that cannot be opened ends it after the system is made and before a machine starts.
+    result = subprocess.run([rhea, "run", "debian", "--name", "test-vm", "--debugcon", "/nonexistent/x", "--console", "none"], env=environment,
+                            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=800)
+    print(f"(the system was there or made after {time.monotonic() - started:.0f} s)", flush=True)
+    if "making a Debian system" in result.stderr and NOT_HERE.search(result.stderr):
+        return result.stderr.strip().splitlines()[-1]
+    return None
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--build-dir", default="build")
+    parser.add_argument("--anew", action="store_true", default=os.environ.get("RHEA_TEST_LONG") == "1", help="make the system again")
+    arguments = parser.parse_args()
+    rhea = os.environ.get("RHEA_BIN") or str(ROOT / arguments.build_dir / "rhea")
+    counts = Counts()
+    data = pathlib.Path(os.environ.get("RHEA_CACHE") or ROOT / ".cache").resolve() / "data"
+    if arguments.anew:
+        shutil.rmtree(data / "rhea/images", ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix="rhea-debian-image-") as scratch:
+        home = pathlib.Path(scratch) / "home"
+        (home / ".ssh").mkdir(parents=True)
+        environment = dict(os.environ, XDG_DATA_HOME=str(data), HOME=str(home), TMPDIR=scratch)
+        data.mkdir(parents=True, exist_ok=True)
+        reason = available(rhea, environment)
+        if reason:
+            print(f"SKIPPED, all of it: {reason}", flush=True)
+            counts.skipped += 1
+        else:
+            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(home / ".ssh/id_ed25519")], check=True, stdin=subprocess.DEVNULL)
+            first_life(counts, rhea, environment, home)
+            if not counts.failed:
+                second_life(counts, rhea, environment)
+    print(f"{counts.passed} passed, {counts.failed} failed, {counts.skipped} skipped", flush=True)
+    return 1 if counts.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
