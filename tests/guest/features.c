@@ -385,6 +385,20 @@ static void test_msrs(void) {
     expect_wrmsr_gp("mtrr-base-type", kMtrrBase0, 7);
     expect_wrmsr_gp("fs-base-non-canonical", 0xc0000100, 0x8000000000000000);
   }
+  if (is_intel() && !is_tcg()) {  // of the model that CPUID names, and without meaning in a virtual machine
+    enum { kSmiCount = 0x34, kPerfCtl = 0x199, kPowerCtl = 0x1fc, kRaplPowerUnit = 0x606, kAmdHwcr = 0xc0010015 };
+    static const uint32_t read_only[] = {kSmiCount, kRaplPowerUnit}, written[] = {kPerfCtl, kPowerCtl};
+    for (unsigned i = 0; i < ARRAY_SIZE(read_only); ++i) {
+      check_eq("fixed-msr-read", rdmsr(read_only[i]), 0);
+      expect_wrmsr_gp("fixed-msr-read-only", read_only[i], 0);
+    }
+    for (unsigned i = 0; i < ARRAY_SIZE(written); ++i) {
+      wrmsr(written[i], 1);
+      check_eq("fixed-msr-ignores-writes", rdmsr(written[i]), 0);
+    }
+    expect_wrmsr_gp("other-vendors-msr", kAmdHwcr, 0);
+    expect_wrmsr_gp("unknown-msr", 0x12345678, 0);
+  }
   wrmsr(kPat, 0x0007040600070406);
   check("mtrr-cap", (rdmsr(kMtrrCap) & 0xff) == 8);
   wrmsr(kMtrrBase0, 0xc0000000);

@@ -61,11 +61,6 @@ enum Msr : uint32_t {
   kGsBase = 0xc0000101,
   kKernelGsBase = 0xc0000102,
   kTscAux = 0xc0000103,
-  kAmdSyscfg = 0xc0010010,
-  kAmdHwcr = 0xc0010015,
-  kAmdNbCfg = 0xc001001f,
-  kAmdIntPending = 0xc0010055,
-  kAmdDeCfg = 0xc0011029,
 };
 
 // CPUID bits that decide whether a register exists.
@@ -166,15 +161,37 @@ uint64_t platform_info(Context& context) {
   return (ratio & 0xff) << 8;
 }
 
-std::optional<uint64_t> read_amd(uint32_t index) {
-  switch (index) {
-    case kAmdSyscfg:
-    case kAmdNbCfg:
-    case kAmdIntPending: return 0;
-    case kAmdHwcr: return 1 << 24;  // the TSC counts at the P0 frequency
-    case kAmdDeCfg: return 1 << 1;  // LFENCE serialises
-    default: return std::nullopt;
-  }
+// ---- registers of one fixed value: fixed_msrs.inc ----
+
+enum class Vendor : uint8_t { kIntel, kAmd };
+enum class Writes : uint8_t { kIgnored, kRefused };
+struct FixedMsr {
+  uint32_t index;
+  Vendor vendor;
+  uint64_t value;
+  Writes writes;
+};
+constexpr FixedMsr kFixedMsrs[] = {
+#define FIXED_MSR(index, name, vendor, value, writes) {index, Vendor::vendor, value, Writes::writes},
+#include "dbt/system/fixed_msrs.inc"
+#undef FIXED_MSR
+};
+
+const FixedMsr* find_fixed(const Context& context, uint32_t index) {
+  const Vendor vendor = context.cpu_model->intel() ? Vendor::kIntel : Vendor::kAmd;
+  for (const FixedMsr& msr : kFixedMsrs)
+    if (msr.index == index && msr.vendor == vendor) return &msr;
+  return nullptr;
+}
+
+std::optional<uint64_t> read_fixed(const Context& context, uint32_t index) {
+  const FixedMsr* msr = find_fixed(context, index);
+  return msr ? std::optional(msr->value) : std::nullopt;
+}
+
+bool write_fixed(const Context& context, uint32_t index) {
+  const FixedMsr* msr = find_fixed(context, index);
+  return msr && msr->writes == Writes::kIgnored;
 }
 
 // Registers of one fixed value, or that exist only where CPUID says so.
@@ -206,7 +223,7 @@ std::optional<uint64_t> read_feature_msr(Context& context, uint32_t index) {
     case kXss:
       if (!cpuid_bit(context, 0xd, kEax, 3, 1)) return std::nullopt;
       return state.xss;
-    default: return context.cpu_model->intel() ? std::nullopt : read_amd(index);
+    default: return read_fixed(context, index);
   }
 }
 
@@ -290,7 +307,7 @@ bool write_feature_msr(Context& context, uint32_t index, uint64_t value) {
     case kFlushCmd: return cpuid_bit(context, 7, kEdx, 28) && (value & ~uint64_t{1}) == 0;
     case kTscAux: return has_tsc_aux(context) && set_masked(state.tsc_aux, value, 0xffffffff);
     case kXss: return cpuid_bit(context, 0xd, kEax, 3, 1) && set_masked(state.xss, value, supported_xss(context));
-    default: return !context.cpu_model->intel() && read_amd(index).has_value();
+    default: return write_fixed(context, index);
   }
 }
 
