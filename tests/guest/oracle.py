@@ -21,6 +21,7 @@ TOPICS = {
     "tasks": "hardware task switching, 16 and 32 bits, task gates, virtual-8086 tasks",
     "debug": "debug registers, single step, MOV SS, I/O breakpoints, INT1",
     "vme": "virtual-8086 mode, VME, redirection of INT n, PVI",
+    "encodings": "undocumented aliases, #UD of what is undefined, LOCK, instructions of 15 and 16 bytes",
     "codelimit": "the limit of the code segment, to the byte",
 }
 HOST_DEPENDS = {"features"}  # how many there are depends on the host's processor

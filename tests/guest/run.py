@@ -52,6 +52,7 @@ GUESTS = [
     Guest("tasks"),
     Guest("debug"),
     Guest("vme"),
+    Guest("encodings"),
     Guest("codelimit"),
     Guest("triple", rhea_status=3, qemu_status=0),  # QEMU: a reset, under -no-reboot
 ] + [Guest(name, cpus=4, timeout=90) for name in SMP]
