@@ -1,14 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-// `rhea image create` and `rhea image info`.
+// `rhea image create`, `rhea image convert` and `rhea image info`.
 #include "app/image_command.h"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <utility>
 
 #include "app/run.h"
 #include "base/strings.h"
+#include "block/convert.h"
 #include "block/image_tools.h"
+#include "provision/progress.h"
 
 namespace rhea::app {
 namespace {
@@ -24,6 +28,25 @@ Status create(const ImageCommand& command) {
     options.size_bytes = *bytes;
   }
   return block::create_image(options);
+}
+
+// The word of the user, else what the name ends in: what a guest may have written says nothing.
+std::string format_of(const std::string& said, const std::string& path) {
+  if (!said.empty()) return said;
+  return path.ends_with(".qcow2") ? "qcow2" : "raw";
+}
+
+Status convert(const ImageCommand& command) {
+  provision::Progress progress(stderr, isatty(STDERR_FILENO) != 0);
+  return block::convert_image({.source = command.path,
+                               .source_format = format_of(command.format, command.path),
+                               .target = command.target,
+                               .target_format = format_of(command.target_format, command.target),
+                               .backing_anywhere = command.backing_anywhere,
+                               .on_progress = [&progress, last = -1](uint64_t done, uint64_t total) mutable {
+                                 const auto percent = static_cast<int>(total ? done * 100 / total : 100);
+                                 if (std::exchange(last, percent) != percent) progress.show(percent, "copying");
+                               }});
 }
 
 Status show(const ImageCommand& command) {
@@ -50,7 +73,18 @@ void add_image_options(CLI::App& image, ImageCommand& command) {
       ->type_name("FILE");
   make->add_option("--backing-format", command.backing_format, "Format of the backing file: raw or qcow2")
       ->type_name("FORMAT");
-  make->callback([&command] { command.create = true; });
+  make->callback([&command] { command.verb = ImageCommand::Verb::kCreate; });
+  CLI::App* copy =
+      image.add_subcommand("convert", "Copy a disk into a new image: rhea image convert disk.raw disk.qcow2");
+  copy->add_option("FILE", command.path, "The image to read, with its backing files")->required();
+  copy->add_option("TARGET", command.target, "The new file; what is zero takes no room in it")->required();
+  copy->add_option("--format", command.format, "Format of FILE: raw or qcow2 (default: as its name ends, else raw)")
+      ->type_name("FORMAT");
+  copy->add_option("--target-format", command.target_format,
+                   "Format of TARGET: raw or qcow2 (default: as its name ends, else raw)")
+      ->type_name("FORMAT");
+  copy->add_flag("--backing-anywhere", command.backing_anywhere, "Backing files may lie outside the image's folder");
+  copy->callback([&command] { command.verb = ImageCommand::Verb::kConvert; });
   CLI::App* info = image.add_subcommand("info", "Show what an image is");
   info->add_option("FILE", command.path, "The image")->required();
   info->add_option("--format", command.format, "Format, if the file's own word is not to be taken")
@@ -58,7 +92,12 @@ void add_image_options(CLI::App& image, ImageCommand& command) {
 }
 
 int run_image_command(const ImageCommand& command) {
-  const Status status = command.create ? create(command) : show(command);
+  Status status;
+  switch (command.verb) {
+    case ImageCommand::Verb::kCreate: status = create(command); break;
+    case ImageCommand::Verb::kConvert: status = convert(command); break;
+    case ImageCommand::Verb::kInfo: status = show(command); break;
+  }
   if (status) return 0;
   fmt::print(stderr, "rhea: {}\n", status.error().to_string());
   return status.error().code() == ErrorCode::kInvalidArgument ? kExitUsage : kExitHostError;

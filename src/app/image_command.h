@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// `rhea image`: making disk images and looking at them.
+// `rhea image`: making disk images, converting them, and looking at them.
 #pragma once
 
 #include <optional>
@@ -12,8 +12,10 @@ class App;
 namespace rhea::app {
 
 struct ImageCommand {
-  bool create = false;  // otherwise: info
+  enum class Verb { kInfo, kCreate, kConvert } verb = Verb::kInfo;
   std::string path, size, format, backing, backing_format;
+  std::string target, target_format;
+  bool backing_anywhere = false;
 };
 
 // Adds the command's options to its place in the command line.

@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "block/convert.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <vector>
+
+#include "base/event_loop.h"
+#include "block/disk.h"
+#include "block/image_tools.h"
+
+namespace rhea::block {
+namespace {
+
+constexpr uint64_t kChunkBytes = uint64_t{1} << 20;
+constexpr uint64_t kGrainBytes = uint64_t{1} << 16;  // what is looked at for zeros, and a new qcow2 image's cluster
+constexpr unsigned kSlots = 8;                       // chunks under way at once
+
+bool all_zero(const std::byte* data, uint64_t bytes) {
+  return data[0] == std::byte{0} && std::memcmp(data, data + 1, bytes - 1) == 0;
+}
+
+class Converter {
+ public:
+  Converter(base::EventLoop& loop, Disk& source, Disk& target, const ConvertOptions& options)
+      : loop_(loop), source_(source), target_(target), options_(options), total_(source.size_bytes()) {}
+
+  // 0 or an errno value, and which side it was.
+  int run() {
+    for (unsigned i = 0; i < kSlots; ++i) slots_.push_back(std::make_unique<Slot>());
+    for (auto& slot : slots_) next_chunk(*slot);
+    while (busy_ > 0) loop_.run_once(-1);
+    if (error_) return error_;
+    bool done = false;
+    target_.submit({.operation = Operation::kFlush, .buffers = {}, .done = [this, &done](int error) {
+                      note(error, false);
+                      done = true;
+                    }});
+    while (!done) loop_.run_once(-1);
+    return error_;
+  }
+  bool reading_failed() const { return reading_failed_; }
+
+ private:
+  struct Slot {
+    std::vector<std::byte> data = std::vector<std::byte>(kChunkBytes);
+    uint64_t offset = 0, length = 0, written = 0;
+  };
+
+  void note(int error, bool reading) {
+    if (!error || error_) return;
+    error_ = error;
+    reading_failed_ = reading;
+  }
+
+  void next_chunk(Slot& slot) {
+    if (error_ || next_ == total_) return;
+    slot.offset = next_;
+    slot.length = std::min(kChunkBytes, total_ - next_);
+    slot.written = 0;
+    next_ += slot.length;
+    ++busy_;
+    source_.submit({.operation = Operation::kRead,
+                    .offset = slot.offset,
+                    .length = slot.length,
+                    .buffers = {{slot.data.data(), slot.length}},
+                    // Later, not from within submit(): disks that answer at once would nest without bound.
+                    .done = [this, &slot](int error) { loop_.post([this, &slot, error] { on_read(slot, error); }); }});
+  }
+
+  void on_read(Slot& slot, int error) {
+    note(error, true);
+    write_on(slot);
+  }
+
+  uint64_t grain(const Slot& slot, uint64_t at) const { return std::min(kGrainBytes, slot.length - at); }
+
+  // Writes the next run of what is not zero; with none left the slot takes another chunk.
+  void write_on(Slot& slot) {
+    uint64_t& at = slot.written;
+    while (!error_ && at < slot.length && all_zero(slot.data.data() + at, grain(slot, at))) at += grain(slot, at);
+    if (error_ || at == slot.length) {
+      --busy_;
+      done_ += slot.length;
+      if (options_.on_progress) options_.on_progress(done_, total_);
+      next_chunk(slot);
+      return;
+    }
+    const uint64_t start = at;
+    while (at < slot.length && !all_zero(slot.data.data() + at, grain(slot, at))) at += grain(slot, at);
+    target_.submit({.operation = Operation::kWrite,
+                    .offset = slot.offset + start,
+                    .length = at - start,
+                    .buffers = {{slot.data.data() + start, at - start}},
+                    .done = [this, &slot](int error) {
+                      loop_.post([this, &slot, error] {
+                        note(error, false);
+                        write_on(slot);
+                      });
+                    }});
+  }
+
+  base::EventLoop& loop_;
+  Disk &source_, &target_;
+  const ConvertOptions& options_;
+  const uint64_t total_;
+  std::vector<std::unique_ptr<Slot>> slots_;
+  uint64_t next_ = 0, done_ = 0;
+  unsigned busy_ = 0;
+  int error_ = 0;
+  bool reading_failed_ = false;
+};
+
+}  // namespace
+
+Status convert_image(const ConvertOptions& options) {
+  auto loop = RHEA_TRY(base::EventLoop::create());
+  auto source = RHEA_TRY(
+      open_disk(*loop, options.source,
+                {.read_only = true, .format = options.source_format, .backing_anywhere = options.backing_anywhere}));
+  RHEA_TRY(create_image({.path = options.target, .format = options.target_format, .size_bytes = source->size_bytes()}));
+  auto target = open_disk(*loop, options.target, {.format = options.target_format});
+  if (!target) {
+    unlink(options.target.c_str());
+    return std::unexpected(target.error());
+  }
+  Converter converter(*loop, *source, **target, options);
+  const int error = converter.run();
+  if (!error) return {};
+  unlink(options.target.c_str());
+  return fail(Error::from_errno(error, converter.reading_failed() ? fmt::format("reading {}", options.source)
+                                                                  : fmt::format("writing {}", options.target)));
+}
+
+}  // namespace rhea::block

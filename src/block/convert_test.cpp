@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+// Converted images, judged by qemu-img.
+#include "block/convert.h"
+
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <random>
+
+#include "block/image_tools.h"
+
+namespace rhea::block {
+namespace {
+
+using ::testing::HasSubstr;
+
+class ConvertTest : public ::testing::Test {
+ protected:
+  ConvertTest() : folder(std::filesystem::temp_directory_path() / fmt::format("rhea-convert-{}", getpid())) {
+    std::filesystem::create_directories(folder);
+  }
+  ~ConvertTest() override { std::filesystem::remove_all(folder); }
+  std::string at(const char* name) const { return (folder / name).string(); }
+  static bool have_qemu() { return std::system("qemu-img --version >/dev/null 2>&1") == 0; }
+  static int shell(const std::string& command) { return std::system((command + " >/dev/null").c_str()); }
+
+  // Holes, zeros, data, a piece at the very end; a size that no unit divides.
+  std::string sparse_raw(const char* name, uint64_t bytes) {
+    const std::string path = at(name);
+    std::ofstream file(path, std::ios::binary);
+    std::mt19937_64 random(bytes);
+    for (int i = 0; i < 40; ++i) {
+      std::string data(1 + random() % 100000, '\0');
+      if (i % 3)
+        for (char& c : data) c = static_cast<char>(random());
+      file.seekp(static_cast<std::streamoff>(random() % (bytes - data.size())));
+      file.write(data.data(), static_cast<std::streamsize>(data.size()));
+    }
+    file.seekp(static_cast<std::streamoff>(bytes - 1));
+    file.put('e');
+    return path;
+  }
+  std::filesystem::path folder;
+};
+
+TEST_F(ConvertTest, ToAndFroIsTheSame) {
+  const std::string raw = sparse_raw("disk.raw", (uint64_t{70} << 20) + 512 * 3);
+  uint64_t last = 0, total = 0;
+  ASSERT_TRUE(
+      convert_image({.source = raw, .target = at("disk.qcow2"), .on_progress = [&](uint64_t done, uint64_t all) {
+                       EXPECT_GT(done, last);
+                       last = done;
+                       total = all;
+                     }}));
+  EXPECT_EQ(last, total);
+  EXPECT_EQ(total, std::filesystem::file_size(raw));
+  ASSERT_TRUE(convert_image(
+      {.source = at("disk.qcow2"), .source_format = "qcow2", .target = at("again.raw"), .target_format = "raw"}));
+  EXPECT_EQ(shell(fmt::format("cmp {} {}", raw, at("again.raw"))), 0);
+  struct stat before{}, after{};
+  ASSERT_EQ(stat(raw.c_str(), &before), 0);
+  ASSERT_EQ(stat(at("again.raw").c_str(), &after), 0);
+  EXPECT_LE(after.st_blocks, before.st_blocks + 40 * 256);  // as sparse, to a grain at each end of a piece
+  if (!have_qemu()) GTEST_SKIP() << "qemu-img is not installed: not judged by it";
+  EXPECT_EQ(shell(fmt::format("qemu-img check -f qcow2 {}", at("disk.qcow2"))), 0);
+  EXPECT_EQ(shell(fmt::format("qemu-img compare -f raw -F qcow2 {} {}", raw, at("disk.qcow2"))), 0);
+}
+
+TEST_F(ConvertTest, BackingFilesAndCompressedClusters) {
+  if (!have_qemu()) GTEST_SKIP() << "qemu-img is not installed";
+  const std::string raw = sparse_raw("base.raw", uint64_t{20} << 20);
+  ASSERT_EQ(shell(fmt::format("qemu-img convert -c -O qcow2 {} {}", raw, at("base.qcow2"))), 0);
+  ASSERT_EQ(shell(fmt::format("qemu-img create -f qcow2 -b base.qcow2 -F qcow2 {} 30M", at("top.qcow2"))), 0);
+  ASSERT_EQ(shell(fmt::format("qemu-io -f qcow2 -c 'write -P 7 1M 3M' -c 'write -z 5M 1M' {}", at("top.qcow2"))), 0);
+  ASSERT_TRUE(convert_image({.source = at("top.qcow2"), .source_format = "qcow2", .target = at("flat.qcow2")}));
+  const auto info = inspect_image(at("flat.qcow2"), "qcow2");
+  ASSERT_TRUE(info);
+  EXPECT_EQ(info->backing_file, "");
+  EXPECT_EQ(shell(fmt::format("qemu-img compare -f qcow2 -F qcow2 {} {}", at("top.qcow2"), at("flat.qcow2"))), 0);
+  EXPECT_EQ(shell(fmt::format("qemu-img check -f qcow2 {}", at("flat.qcow2"))), 0);
+}
+
+TEST_F(ConvertTest, MistakesLeaveNothingBehind) {
+  const std::string raw = sparse_raw("disk.raw", uint64_t{1} << 20);
+  std::ofstream(at("there")) << "precious";
+  const auto exists = convert_image({.source = raw, .target = at("there")});
+  ASSERT_FALSE(exists);
+  EXPECT_THAT(exists.error().to_string(), HasSubstr("File exists"));
+  EXPECT_EQ(std::filesystem::file_size(at("there")), 8u);
+  EXPECT_FALSE(convert_image({.source = at("missing"), .target = at("new")}));
+  EXPECT_FALSE(convert_image({.source = raw, .source_format = "qcow2", .target = at("new")}));
+  EXPECT_FALSE(convert_image({.source = raw, .target = at("new"), .target_format = "vdi"}));
+  EXPECT_FALSE(std::filesystem::exists(at("new")));
+}
+
+// A file system that fills up in the middle.
+TEST_F(ConvertTest, AFullDisk) {
+  const std::string raw = sparse_raw("disk.raw", uint64_t{16} << 20);
+  const std::string small = at("small");
+  std::filesystem::create_directories(small);
+  if (shell(fmt::format("mount -t tmpfs -o size=400k none {} 2>/dev/null", small)) != 0)
+    GTEST_SKIP() << "no right to mount a small file system";
+  const auto full = convert_image({.source = raw, .target = small + "/new.qcow2"});
+  const bool left = std::filesystem::exists(small + "/new.qcow2");
+  EXPECT_EQ(shell(fmt::format("umount {}", small)), 0);
+  ASSERT_FALSE(full);
+  EXPECT_THAT(full.error().to_string(), HasSubstr("No space left"));
+  EXPECT_FALSE(left);
+}
+
+}  // namespace
+}  // namespace rhea::block
