@@ -59,6 +59,14 @@ class Converter {
 
   void next_chunk(Slot& slot) {
     if (error_ || next_ == total_) return;
+    // Whole chunks that are not there need not be read.
+    const uint64_t found = source_.next_data(next_) / kChunkBytes * kChunkBytes;
+    if (found > next_) {
+      done_ += std::min(found, total_) - next_;
+      next_ = std::min(found, total_);
+      if (options_.on_progress) options_.on_progress(done_, total_);
+      if (next_ == total_) return;
+    }
     slot.offset = next_;
     slot.length = std::min(kChunkBytes, total_ - next_);
     slot.written = 0;

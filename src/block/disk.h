@@ -37,6 +37,9 @@ class Disk {
   virtual uint32_t block_bytes() const { return 512; }           // smallest unit of a request
   virtual uint32_t optimal_block_bytes() const { return 4096; }  // what the host does without reading first
   virtual void submit(Request request) = 0;
+  // The first byte from `offset` on that may be other than zero, as far as can be told without reading; size_bytes() if
+  // there is none. Blocks for a moment.
+  virtual uint64_t next_data(uint64_t offset) { return offset; }
 };
 
 // Wakes up on `done` of the last of several requests, with the first error.

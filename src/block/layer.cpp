@@ -33,6 +33,12 @@ std::unique_ptr<Layer> make_raw_layer(base::UniqueFd fd, uint64_t size_bytes) {
   return std::make_unique<RawLayer>(std::move(fd), size_bytes);
 }
 
+uint64_t next_data_in_file(int fd, uint64_t offset, uint64_t end) {
+  const off_t found = lseek(fd, static_cast<off_t>(offset), SEEK_DATA);
+  if (found < 0) return errno == ENXIO ? end : offset;
+  return std::clamp(static_cast<uint64_t>(found), offset, end);
+}
+
 int read_fully(int fd, uint64_t offset, std::span<std::byte> out) {
   while (!out.empty()) {
     const ssize_t got = pread(fd, out.data(), out.size(), static_cast<off_t>(offset));

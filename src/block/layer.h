@@ -45,6 +45,10 @@ class Layer {
 
 std::unique_ptr<Layer> make_raw_layer(base::UniqueFd fd, uint64_t size_bytes);
 
+// The first byte from `offset` on, and before `end`, that lies outside a hole of the file; `end` if there is none, or
+// `offset` where the file system does not tell.
+uint64_t next_data_in_file(int fd, uint64_t offset, uint64_t end);
+
 // pread and pwrite of everything: 0 or an errno value. What lies beyond the file's end reads as zeros.
 int read_fully(int fd, uint64_t offset, std::span<std::byte> out);
 int write_fully(int fd, uint64_t offset, std::span<const std::byte> data);

@@ -61,6 +61,21 @@ class Qcow2Disk final : public Disk {
   bool read_only() const override { return read_only_; }
   std::string_view format() const override { return "qcow2"; }
 
+  uint64_t next_data(uint64_t offset) override {
+    while (offset < size_bytes()) {
+      Layer::Extent extent;
+      if (image_->map(offset, size_bytes() - offset, extent)) return offset;  // reading it says what is wrong
+      if (extent.kind == Layer::Kind::kCompressed) return offset;
+      if (extent.kind == Layer::Kind::kData) {
+        const uint64_t end = extent.offset + extent.length;
+        const uint64_t found = next_data_in_file(extent.layer->fd(), extent.offset, end);
+        if (found < end) return offset + (found - extent.offset);
+      }
+      offset += extent.length;
+    }
+    return size_bytes();
+  }
+
   void submit(Request request) override {
     // A cluster being filled belongs to one request: others that touch it wait.
     if (touches_busy(request)) {

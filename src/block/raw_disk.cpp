@@ -15,6 +15,7 @@
 #include <utility>
 
 #include "block/async_file.h"
+#include "block/layer.h"
 
 namespace rhea::block {
 namespace {
@@ -31,6 +32,7 @@ class RawDisk final : public Disk {
   uint64_t size_bytes() const override { return size_bytes_; }
   bool read_only() const override { return read_only_; }
   std::string_view format() const override { return "raw"; }
+  uint64_t next_data(uint64_t offset) override { return next_data_in_file(fd_.get(), offset, size_bytes_); }
 
   void submit(Request request) override {
     switch (request.operation) {
