@@ -36,7 +36,8 @@ machine::Machine::Options machine_options_of(const RunOptions& options) {
   machine.board.disks = options.disks;
   machine.board.entropy = options.clock == ClockKind::kHost;
   if (options.user_network && options.clock == ClockKind::kHost)
-    machine.board.networks.push_back({.forwards = options.forwards, .guest_name = options.name});
+    machine.board.networks.push_back(
+        {.forwards = options.forwards, .guest_name = options.name, .capture = options.capture});
   return machine;
 }
 

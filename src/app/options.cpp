@@ -71,6 +71,9 @@ void add_run_options(CLI::App& run, RunOptions& options, Raw& raw) {
       ->type_name("FORWARD")
       ->expected(1)
       ->take_all();
+  run.add_option("--capture", options.capture,
+                 "Write all frames of the network card to a file that tcpdump and Wireshark read (pcap)")
+      ->type_name("FILE");
   run.add_flag("--no-reboot", raw.no_reboot, "End with status 4 where the guest asks for a reset");
   run.add_option("--sandbox", raw.sandbox,
                  "Confine the running VM to the system calls it needs: on, off (default on; not with --dbt-verify)")
@@ -175,6 +178,7 @@ Status check_run_options(RunOptions& options, const Raw& raw) {
   if (raw.net != "user" && raw.net != "none") return unknown_choice("network", raw.net, kNetworks);
   options.user_network = raw.net == "user";
   if (!options.user_network && !options.forwards.empty()) return usage("--forward needs --net user");
+  if (!options.user_network && !options.capture.empty()) return usage("--capture needs a network (--net user)");
   RHEA_TRY(set_sandbox(options, raw.sandbox));
   if (options.engine == "kvm") return usage("engine kvm is not built yet; use dbt");
   if (options.engine != "auto" && options.engine != "dbt") return unknown_choice("engine", options.engine, kEngines);

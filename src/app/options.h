@@ -33,6 +33,7 @@ struct RunOptions {
   std::vector<std::string> temporary_files;  // removed once the machine has opened them
   bool user_network = true;
   std::vector<net::Forward> forwards;
+  std::string capture;
   ConsoleKind console = ConsoleKind::kStdio;
   std::string console_path;
   bool reboot = true;

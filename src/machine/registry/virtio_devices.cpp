@@ -10,6 +10,7 @@
 #include "devices/virtio/pci_transport.h"
 #include "devices/virtio/rng/rng.h"
 #include "machine/registry/registry.h"
+#include "net/capture.h"
 
 namespace rhea::machine {
 namespace {
@@ -124,6 +125,7 @@ Status create_virtio_devices(Board& board, memory::GuestMemory& memory,
     base::IoThread* const thread = RHEA_TRY(new_thread("rhea-" + name));
     auto network = RHEA_TRY(net::create_user_network(
         {.guest_name = options.guest_name, .forwards = options.forwards, .on_thread_start = options.on_thread_start}));
+    if (!options.capture.empty()) network = RHEA_TRY(net::capture_network(std::move(network), options.capture));
     auto card = RHEA_TRY(devices::virtio::Net::create(
         {.name = name, .mac = mac_of(i)}, {.memory = memory, .thread = *thread, .network = std::move(network)}));
     RHEA_TRY(plug(name, std::move(card)));

@@ -38,6 +38,7 @@ const io::DeviceSpec& disk_spec();
 struct NetworkOptions {
   std::vector<net::Forward> forwards;
   std::string guest_name = "rhea";
+  std::string capture;                         // file for all frames, in pcap format; empty: none
   std::function<void()> on_thread_start = {};  // on the network's own thread, before it does anything; may be empty
 };
 

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "net/capture.h"
+
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <cstring>
+#include <filesystem>
+
+#include "base/fd.h"
+
+namespace rhea::net {
+namespace {
+
+class Echo final : public Network {
+ public:
+  explicit Echo(size_t& count) : count_(count) {}
+  void set_receiver(Receiver receiver) override { receiver_ = std::move(receiver); }
+  void send(std::span<const std::byte> frame) override {
+    ++count_;
+    if (receiver_) receiver_(frame.first(frame.size() / 2));
+  }
+
+ private:
+  Receiver receiver_;
+  size_t& count_;
+};
+
+class CaptureTest : public ::testing::Test {
+ protected:
+  ~CaptureTest() override { std::filesystem::remove(path); }
+  uint32_t word(size_t at) const {
+    uint32_t value = 0;
+    std::memcpy(&value, file.data() + at, sizeof value);
+    return value;
+  }
+  void load() { file = *base::read_file(path, 1 << 24); }
+  std::string path = (std::filesystem::temp_directory_path() / fmt::format("rhea-capture-{}.pcap", getpid())).string();
+  std::vector<std::byte> file;
+  size_t sent = 0;
+};
+
+TEST_F(CaptureTest, BothDirectionsInOrder) {
+  auto network = capture_network(std::make_unique<Echo>(sent), path);
+  ASSERT_TRUE(network);
+  size_t received = 0;
+  (*network)->set_receiver([&](std::span<const std::byte> frame) { received += frame.size(); });
+  std::vector<std::byte> frame(100, std::byte{7});
+  const auto before = static_cast<uint32_t>(time(nullptr));
+  (*network)->send(frame);
+  (*network)->set_receiver(nullptr);
+  (*network)->send(frame);
+  network->reset();
+  load();
+  EXPECT_EQ(sent, 2u);
+  EXPECT_EQ(received, 50u);
+  ASSERT_EQ(file.size(), 24u + (16 + 100) + (16 + 50) + (16 + 100));
+  EXPECT_EQ(word(0), 0xa1b23c4du);
+  EXPECT_EQ(word(4), 0x00040002u);
+  EXPECT_EQ(word(20), 1u);
+  EXPECT_GE(word(24), before);
+  EXPECT_LT(word(28), 1'000'000'000u);
+  EXPECT_EQ(word(32), 100u);
+  EXPECT_EQ(word(36), 100u);
+  EXPECT_EQ(word(24 + 116 + 8), 50u);
+  EXPECT_EQ(file[40], std::byte{7});
+}
+
+TEST_F(CaptureTest, ADiskThatIsFullEndsTheCaptureOnly) {
+  auto network = capture_network(std::make_unique<Echo>(sent), path);
+  ASSERT_TRUE(network);
+  std::vector<std::byte> frame(1000);
+  (*network)->send(frame);
+  // As a full disk: no file may grow beyond this.
+  rlimit old{};
+  getrlimit(RLIMIT_FSIZE, &old);
+  const rlimit small{.rlim_cur = 1100, .rlim_max = old.rlim_max};
+  const auto handler = signal(SIGXFSZ, SIG_IGN);
+  setrlimit(RLIMIT_FSIZE, &small);
+  for (int i = 0; i < 5; ++i) (*network)->send(frame);
+  setrlimit(RLIMIT_FSIZE, &old);
+  signal(SIGXFSZ, handler);
+  (*network)->send(frame);
+  network->reset();
+  load();
+  EXPECT_EQ(sent, 7u);
+  EXPECT_LE(file.size(), 1100u);
+}
+
+TEST(Capture, AFileThatCannotBe) {
+  size_t sent = 0;
+  const auto network = capture_network(std::make_unique<Echo>(sent), "/nonexistent/x.pcap");
+  ASSERT_FALSE(network);
+  EXPECT_THAT(network.error().to_string(), ::testing::HasSubstr("/nonexistent/x.pcap"));
+}
+
+}  // namespace
+}  // namespace rhea::net
