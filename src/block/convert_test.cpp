@@ -99,6 +99,25 @@ TEST_F(ConvertTest, MistakesLeaveNothingBehind) {
   EXPECT_FALSE(std::filesystem::exists(at("new")));
 }
 
+TEST_F(ConvertTest, AFifoIsNotWaitedFor) {
+  ASSERT_EQ(mkfifo(at("fifo").c_str(), 0600), 0);
+  EXPECT_FALSE(convert_image({.source = at("fifo"), .target = at("new")}));
+  EXPECT_FALSE(inspect_image(at("fifo"), ""));
+}
+
+TEST_F(ConvertTest, ALinkOutOfTheFolderIsOutsideIt) {
+  std::filesystem::create_directories(at("inside"));
+  const std::string raw = sparse_raw("secret.raw", uint64_t{1} << 20);
+  std::filesystem::create_symlink(raw, at("inside/base.raw"));
+  ASSERT_TRUE(create_image({.path = at("inside/top.qcow2"), .backing_file = "base.raw", .backing_format = "raw"}));
+  ConvertOptions options{.source = at("inside/top.qcow2"), .source_format = "qcow2", .target = at("new")};
+  const auto refused = convert_image(options);
+  ASSERT_FALSE(refused);
+  EXPECT_THAT(refused.error().to_string(), HasSubstr("outside its folder"));
+  options.backing_anywhere = true;
+  EXPECT_TRUE(convert_image(options));
+}
+
 // A file system that fills up in the middle.
 TEST_F(ConvertTest, AFullDisk) {
   const std::string raw = sparse_raw("disk.raw", uint64_t{16} << 20);

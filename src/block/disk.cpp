@@ -16,14 +16,10 @@
 namespace rhea::block {
 
 Result<std::unique_ptr<Disk>> open_disk(base::EventLoop& loop, const std::string& path, const OpenOptions& options) {
-  base::UniqueFd fd(open(path.c_str(), (options.read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC));
-  if (!fd) {
-    const int error = errno;
-    if ((error == EACCES || error == EROFS) && !options.read_only)
-      return fail(Error::from_errno(
-          error, fmt::format("cannot open {} for writing (add readonly=on to use it as it is)", path)));
-    return fail(Error::from_errno(error, fmt::format("cannot open {}", path)));
-  }
+  auto opened = open_image_file(path, options.read_only ? O_RDONLY : O_RDWR);
+  if (!opened && opened.error().code() == ErrorCode::kPermissionDenied && !options.read_only)
+    return fail(opened.error().context("a disk is written to (add readonly=on to use it as it is)"));
+  base::UniqueFd fd = RHEA_TRY(std::move(opened));
   RHEA_TRY(lock_image(fd.get(), !options.read_only, path));
   if (options.format == "raw") return open_raw_disk(loop, std::move(fd), path, options);
   if (options.format == "qcow2") return open_qcow2_disk(loop, std::move(fd), path, options);

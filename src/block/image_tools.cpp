@@ -108,8 +108,7 @@ Status create_image(const CreateOptions& options) {
 }
 
 Result<ImageInfo> inspect_image(const std::string& path, const std::string& format) {
-  base::UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (!fd) return fail(Error::from_errno(errno, fmt::format("cannot open {}", path)));
+  base::UniqueFd fd = RHEA_TRY(open_image_file(path, O_RDONLY));
   struct stat info{};
   if (fstat(fd.get(), &info) != 0) return fail(Error::from_errno(errno, path));
   ImageInfo result{.format = "raw",

@@ -2,6 +2,9 @@
 // Reading through a backing chain.
 #include "block/layer.h"
 
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -31,6 +34,19 @@ class RawLayer final : public Layer {
 
 std::unique_ptr<Layer> make_raw_layer(base::UniqueFd fd, uint64_t size_bytes) {
   return std::make_unique<RawLayer>(std::move(fd), size_bytes);
+}
+
+Result<base::UniqueFd> open_image_file(const std::string& path, int flags) {
+  base::UniqueFd fd(open(path.c_str(), flags | O_CLOEXEC | O_NONBLOCK));
+  if (!fd) return fail(Error::from_errno(errno, fmt::format("cannot open {}", path)));
+  struct stat info{};
+  if (fstat(fd.get(), &info) != 0) return fail(Error::from_errno(errno, path));
+  if (!S_ISREG(info.st_mode) && !S_ISBLK(info.st_mode))
+    return fail(ErrorCode::kInvalidArgument, fmt::format("{} is neither a file nor a block device", path));
+  // An io_uring would take it as word to fail (EAGAIN) where a read has to wait for the medium.
+  if (fcntl(fd.get(), F_SETFL, fcntl(fd.get(), F_GETFL) & ~O_NONBLOCK) != 0)
+    return fail(Error::from_errno(errno, path));
+  return fd;
 }
 
 uint64_t next_data_in_file(int fd, uint64_t offset, uint64_t end) {

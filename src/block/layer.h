@@ -45,6 +45,10 @@ class Layer {
 
 std::unique_ptr<Layer> make_raw_layer(base::UniqueFd fd, uint64_t size_bytes);
 
+// open() of an image: never waits, as a FIFO without a writer would make it, and takes files and block devices only.
+// Errors name the path; their code tells a permission that is missing.
+Result<base::UniqueFd> open_image_file(const std::string& path, int flags);
+
 // The first byte from `offset` on, and before `end`, that lies outside a hole of the file; `end` if there is none, or
 // `offset` where the file system does not tell.
 uint64_t next_data_in_file(int fd, uint64_t offset, uint64_t end);

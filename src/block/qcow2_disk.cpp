@@ -258,15 +258,21 @@ class ChainOpener {
       return fail(ErrorCode::kInvalidArgument, fmt::format("{}: the backing chain is too long or a loop", path));
     const fs::path folder = fs::absolute(fs::path(path)).parent_path().lexically_normal();
     const fs::path name = (folder / header.backing_file).lexically_normal();
-    const auto [end, rest] = std::mismatch(folder.begin(), folder.end(), name.begin(), name.end());
-    if (end != folder.end() && !options_.backing_anywhere)
+    // Where the names lead counts, not how they are written: a link may lead out of the folder.
+    std::error_code error;
+    const fs::path real_folder = fs::weakly_canonical(folder, error), real_name = fs::weakly_canonical(name, error);
+    const auto [end, rest] = std::mismatch(real_folder.begin(), real_folder.end(), real_name.begin(), real_name.end());
+    if (error)
+      return fail(
+          Error::from_errno(error.value(), fmt::format("finding {}, the backing file of {}", name.string(), path)));
+    if (end != real_folder.end() && !options_.backing_anywhere)
       return fail(
           ErrorCode::kPermissionDenied,
           fmt::format("{}: its backing file {} lies outside its folder; add backing=anywhere if you trust the image",
                       path, name.string()));
-    base::UniqueFd fd(open(name.c_str(), O_RDONLY | O_CLOEXEC));
-    if (!fd)
-      return fail(Error::from_errno(errno, fmt::format("cannot open {}, the backing file of {}", name.string(), path)));
+    auto opened = open_image_file(name.string(), O_RDONLY);
+    if (!opened) return fail(opened.error().context(fmt::format("opening the backing file of {}", path)));
+    base::UniqueFd fd = std::move(*opened);
     RHEA_TRY(lock_image(fd.get(), false, name.string()));
     if (header.backing_format == "qcow2") return RHEA_TRY(open_qcow2(std::move(fd), name.string(), false));
     if (header.backing_format != "raw")
