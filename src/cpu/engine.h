@@ -36,7 +36,8 @@ struct EngineContext {
   io::Clock& clock;
   io::IrqRouter& irq;  // for the ExtINT acknowledge cycle
   const CpuModel& cpu_model;
-  unsigned vcpus = 1;  // how many the machine creates, indices 0 to vcpus - 1
+  unsigned vcpus = 1;           // how many the machine creates, indices 0 to vcpus - 1
+  bool device_threads = false;  // threads of devices read and write guest RAM while vCPUs run
 };
 
 // One virtual processor. run() is called on the vCPU's own thread; save/load/translate only while run()

@@ -42,6 +42,7 @@ struct RuntimeOptions {
   int inject_bug = 0;                         // test builds: seeds translator bug N
   std::string perf_map;                       // path of a perf map to write, empty for none
   unsigned vcpus = 1;                         // of the VM
+  bool device_threads = false;                // threads of devices read and write guest RAM while the VM runs
 };
 
 class CodeSpace final : public memory::WriteObserver {
@@ -53,6 +54,8 @@ class CodeSpace final : public memory::WriteObserver {
 
   const RuntimeOptions& options() const { return options_; }
   bool smp() const { return options_.vcpus > 1; }
+  // Somebody sees the order in which a vCPU's accesses to RAM happen: LOCK and serialising instructions are fences.
+  bool ordered() const { return smp() || options_.device_threads; }
   bool crowded() const { return crowded_; }  // more vCPUs than processors: who spins should yield
   CodeCache& cache() { return cache_; }
   const Thunks& thunks() const { return thunks_; }

@@ -491,7 +491,7 @@ ThunkResult Runtime::run_system(const InsnRecord* record, uint64_t) {
   settle_trap(record->insn.row);
   // Loads to come do not pass the stores before a serialising instruction (IRET and moves to control registers among
   // them) as seen by other processors. [SDM-3A 8.3]
-  if (space_->smp() && (*next == Next::kDispatch || serialises(record->insn.row)))
+  if (space_->ordered() && (*next == Next::kDispatch || serialises(record->insn.row)))
     std::atomic_thread_fence(std::memory_order_seq_cst);
   switch (*next) {
     case Next::kContinue:

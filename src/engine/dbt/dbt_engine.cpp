@@ -69,6 +69,7 @@ class DbtVcpu final : public cpu::Vcpu, private base::FaultHandler {
     runtime_options.inject_bug = options.inject_bug;
     runtime_options.perf_map = options.perf_map;
     runtime_options.vcpus = engine.vcpus;
+    runtime_options.device_threads = engine.device_threads;
 #ifdef RHEA_INJECT_BUGS
     c.inject_bug = options.inject_bug ? options.inject_bug : dbt::injected_by_environment();
 #endif

@@ -136,7 +136,8 @@ Status Machine::create_processors() {
                                                        .clock = *clock_,
                                                        .irq = router_,
                                                        .cpu_model = cpu_model_,
-                                                       .vcpus = options_.cpu_count}));
+                                                       .vcpus = options_.cpu_count,
+                                                       .device_threads = !io_threads_.empty()}));
   for (unsigned i = 0; i < options_.cpu_count; ++i) {
     std::unique_ptr<cpu::Vcpu> vcpu = RHEA_TRY(engine_->create_vcpu(i, *lapics_[i]));
     lapics_[i]->set_kick([raw = vcpu.get()] { raw->kick(); });
