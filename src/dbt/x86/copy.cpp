@@ -55,8 +55,8 @@ HostOpcode BlockBuilder::opcode_of(const Insn& insn) const {
     if (general) code.rex_w = false;
   }
   code.vex_vvvv = insn.vex_vvvv;
-  // With one vCPU and no device that looks at RAM on a thread of its own nobody can tell: the lock would only cost time.
-  // (XCHG locks by itself.) Otherwise it is kept, if only as the fence that it is between a driver and a device.
+  // With one vCPU and no device that looks at RAM on a thread of its own nobody can tell: the lock would only cost
+  // time. (XCHG locks by itself.) Otherwise it is kept, if only as the fence that it is between a driver and a device.
   code.lock = insn.lock && insn.has_memory && runtime_.space().ordered();
   return code;
 }

@@ -46,7 +46,6 @@ enum Common : uint64_t {
   kQueueReset = 0x3a,
 };
 
-constexpr uint8_t kIsrQueue = 1, kIsrConfiguration = 2;
 constexpr uint16_t kMsixEnable = 1u << 15, kMsixFunctionMask = 1u << 14;
 
 uint32_t class_of(DeviceType type) {
@@ -143,9 +142,7 @@ uint64_t PciTransport::read(uint64_t offset, unsigned size_bytes) {
     }
     case kIsrOffset: {
       if (at != 0) return 0;
-      const uint8_t value = isr_.exchange(0);
-      set_intx(false);
-      return value;
+      return status_.take();
     }
     case kDeviceOffset: return device_.read_configuration(static_cast<uint32_t>(at), size_bytes);
     default: return 0;
@@ -206,9 +203,8 @@ void PciTransport::write_common(uint64_t offset, uint64_t value, unsigned size_b
     case kDeviceStatus:
       device_.set_status(static_cast<uint8_t>(word));
       if (word == 0) {
-        isr_ = 0;
         configuration_vector_ = kNoVector;
-        set_intx(false);
+        status_.set(0);
       }
       break;
     case kQueueSelect: queue_select_ = static_cast<uint16_t>(word); break;
@@ -261,6 +257,11 @@ void PciTransport::on_config_written(uint16_t offset, unsigned size_bytes) {
     if (length == size_bytes && at <= kRegisterBarBytes - size_bytes && at % size_bytes == 0)
       write(at, config(data, size_bytes), size_bytes);
   }
+  update_msix();
+  status_.refresh();
+}
+
+void PciTransport::update_msix() {
   const auto control = static_cast<uint16_t>(config(static_cast<uint16_t>(msix_capability_ + 2), 2));
   const std::lock_guard lock(msix_mutex_);
   msix_enabled_ = (control & kMsixEnable) != 0;
@@ -306,20 +307,23 @@ void PciTransport::send_pending_locked() {
   }
 }
 
-void PciTransport::raise(uint16_t number, uint8_t isr_bit) {
-  if (msix_enabled()) {
-    const std::lock_guard lock(msix_mutex_);
-    if (number >= vectors_.size()) return;
-    vectors_[number].pending = true;
-    send_pending_locked();
-    return;
-  }
-  isr_.fetch_or(isr_bit);
-  set_intx(true);
+void PciTransport::send(uint16_t number) {
+  const std::lock_guard lock(msix_mutex_);
+  if (number >= vectors_.size()) return;
+  vectors_[number].pending = true;
+  send_pending_locked();
 }
 
-void PciTransport::queue_interrupt(unsigned queue) { raise(device_.queue_vector(queue), kIsrQueue); }
-void PciTransport::configuration_interrupt() { raise(configuration_vector_, kIsrConfiguration); }
+// With MSI-X the status tells of the configuration only. [VIRTIO-1.2 4.1.4.5.1]
+void PciTransport::queue_interrupt(unsigned queue) {
+  if (msix_enabled()) return send(device_.queue_vector(queue));
+  status_.raise(InterruptStatus::kQueue);
+}
+
+void PciTransport::configuration_interrupt() {
+  status_.raise(InterruptStatus::kConfiguration);
+  if (msix_enabled()) send(configuration_vector_);
+}
 
 // ---- life ----
 
@@ -335,7 +339,7 @@ void PciTransport::reset() {
   device_feature_select_ = driver_feature_select_ = 0;
   queue_select_ = 0;
   configuration_vector_ = kNoVector;
-  isr_ = 0;
+  status_.set(0);
 }
 
 void PciTransport::save_state(state::StateWriter& writer) const {
@@ -344,7 +348,7 @@ void PciTransport::save_state(state::StateWriter& writer) const {
   writer.field("driver_feature_select", driver_feature_select_);
   writer.field("queue_select", queue_select_);
   writer.field("configuration_vector", configuration_vector_.load());
-  writer.field("isr", isr_.load());
+  writer.field("isr", status_.bits());
   std::vector<uint32_t> table;
   for (const Vector& vector : vectors_) {
     table.insert(table.end(), std::begin(vector.words), std::end(vector.words));
@@ -368,17 +372,15 @@ Status PciTransport::load_state(state::StateReader& reader) {
   reader.validate(table.size() == vectors_.size() * 5, "has another number of interrupt vectors");
   RHEA_TRY(reader.status());
   configuration_vector_ = vector;
-  isr_ = isr;
   {
     const std::lock_guard lock(msix_mutex_);
     for (size_t i = 0; i < vectors_.size(); ++i) {
       std::copy_n(table.begin() + static_cast<ptrdiff_t>(5 * i), 4, vectors_[i].words);
       vectors_[i].pending = table[5 * i + 4] != 0;
     }
-    const auto control = static_cast<uint16_t>(config(static_cast<uint16_t>(msix_capability_ + 2), 2));
-    msix_enabled_ = (control & kMsixEnable) != 0;
-    msix_masked_ = (control & kMsixFunctionMask) != 0;
   }
+  update_msix();
+  status_.set(isr);
   Status status;
   reader.section("device", 1, [&](state::StateReader& section) { status = device_.load_state(section); });
   RHEA_TRY(std::move(status));

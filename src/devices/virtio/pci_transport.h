@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "devices/pci/pci_function.h"
+#include "devices/virtio/interrupt_status.h"
 #include "devices/virtio/virtio_device.h"
 
 namespace rhea::devices::virtio {
@@ -66,8 +67,9 @@ class PciTransport final : public PciFunction, public Transport {
   void write_queue_field(uint64_t offset, uint32_t value);
   uint64_t read_table(uint64_t offset, unsigned size_bytes);
   void write_table(uint64_t offset, uint64_t value, unsigned size_bytes);
-  void raise(uint16_t vector, uint8_t isr_bit);
+  void send(uint16_t vector);
   void send_pending_locked();
+  void update_msix();
   bool msix_enabled() const { return msix_enabled_.load(std::memory_order_relaxed); }
 
   const std::unique_ptr<VirtioDevice> owned_;
@@ -84,8 +86,9 @@ class PciTransport final : public PciFunction, public Transport {
   std::mutex msix_mutex_;  // the table; innermost but for the interrupt controllers'
   std::vector<Vector> vectors_;
   std::atomic<uint16_t> configuration_vector_{kNoVector};
-  std::atomic<uint8_t> isr_{0};
   std::atomic<bool> msix_enabled_{false}, msix_masked_{false};
+  // MSI-X takes the place of the pin. [PCI-3.0 6.8.3.3]
+  InterruptStatus status_{[this](bool level) { set_intx(level && !msix_enabled()); }};
 };
 
 }  // namespace rhea::devices::virtio
