@@ -116,13 +116,14 @@ Status make_throw_away(RunOptions& options) {
     std::string name = fmt::format("{}/rhea-snapshot-XXXXXX", folder && folder[0] == '/' ? folder : "/var/tmp");
     if (!mkdtemp(name.data())) return fail(Error::from_errno(errno, fmt::format("creating a folder {}", name)));
     const std::string path = name + ".qcow2";
-    const Status made = block::create_image({.path = path, .backing_file = backing, .backing_format = disk.format});
-    rmdir(name.c_str());  // its name was free, so the image's is
+    const Status made =
+        block::create_image({.path = path, .backing_file = backing, .backing_format = disk.format, .mode = 0600});
+    rmdir(name.c_str());
     RHEA_TRY(made);
     options.temporary_files.push_back(path);
     disk.path = path;
     disk.format = "qcow2";
-    disk.backing_anywhere = true;
+    disk.trusted_backing = backing;  // the user named it; what it names itself is judged as ever
   }
   return {};
 }
@@ -147,6 +148,9 @@ Result<FileKind> kind_of_file(const std::string& path) {
 
 Result<RunOptions> resolve_system(const RunOptions& asked) {
   RunOptions options = asked;
+  if (options.fresh && options.snapshot)
+    return fail(ErrorCode::kInvalidArgument,
+                "--fresh takes the disk away for good, --snapshot keeps it: use one of them");
   if (const auto system = RHEA_TRY(provision::known_system(options.what)); system)
     RHEA_TRY(resolve_debian(options));
   else if (!options.what.empty())

@@ -63,6 +63,7 @@ TEST_F(SystemTest, MistakesOfOneLine) {
   EXPECT_FALSE(resolve_system({.what = "debian:99"}));
   EXPECT_FALSE(resolve_system({.what = "debian", .kernel = "vmlinuz"}));
   EXPECT_FALSE(resolve_system({.what = (folder / "none").string()}));
+  EXPECT_FALSE(resolve_system({.what = "debian", .snapshot = true, .fresh = true}));
   EXPECT_FALSE(resolve_system({.fresh = true, .kernel = "vmlinuz"}));
 }
 
@@ -78,6 +79,8 @@ TEST_F(SystemTest, AThrowAwayDiskLiesInFrontOfTheOther) {
   const auto info = block::inspect_image(resolved->disks[0].path, "");
   unlink(resolved->disks[0].path.c_str());
   ASSERT_TRUE(info);
+  EXPECT_FALSE(resolved->disks[0].backing_anywhere);
+  EXPECT_EQ(resolved->disks[0].trusted_backing, info->backing_file);
   EXPECT_EQ(info->format, "qcow2");
   EXPECT_EQ(info->disk_bytes, 1u << 20);
   EXPECT_EQ(info->backing_file, std::filesystem::canonical(options.disks[0].path));

@@ -13,6 +13,8 @@
 #include <fstream>
 #include <random>
 
+#include "base/event_loop.h"
+#include "block/disk.h"
 #include "block/image_tools.h"
 
 namespace rhea::block {
@@ -114,6 +116,18 @@ TEST_F(ConvertTest, ALinkOutOfTheFolderIsOutsideIt) {
   const auto refused = convert_image(options);
   ASSERT_FALSE(refused);
   EXPECT_THAT(refused.error().to_string(), HasSubstr("outside its folder"));
+  // Trust in one file is not trust in what it names.
+  auto loop = *base::EventLoop::create();
+  ASSERT_TRUE(
+      create_image({.path = at("front.qcow2"), .backing_file = at("inside/top.qcow2"), .backing_format = "qcow2"}));
+  const std::string top = std::filesystem::canonical(at("inside/top.qcow2"));
+  EXPECT_FALSE(open_disk(*loop, at("front.qcow2"), {.format = "qcow2", .trusted_backing = top}));
+  ASSERT_TRUE(create_image({.path = at("plain.qcow2"), .backing_file = raw, .backing_format = "raw"}));
+  std::filesystem::create_directories(at("far"));
+  std::filesystem::rename(at("plain.qcow2"), at("far/plain.qcow2"));
+  EXPECT_FALSE(open_disk(*loop, at("far/plain.qcow2"), {.format = "qcow2"}));
+  EXPECT_TRUE(
+      open_disk(*loop, at("far/plain.qcow2"), {.format = "qcow2", .trusted_backing = std::filesystem::canonical(raw)}));
   options.backing_anywhere = true;
   EXPECT_TRUE(convert_image(options));
 }

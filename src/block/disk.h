@@ -47,6 +47,7 @@ struct OpenOptions {
   bool read_only = false;
   std::string format = "raw";     // never guessed from what a guest may have written
   bool backing_anywhere = false;  // a backing file may lie outside the image's folder
+  std::string trusted_backing;    // this one may (its canonical path); what it names in turn may not
   bool allow_io_uring = true;     // otherwise, or without it, a pool of threads
 };
 

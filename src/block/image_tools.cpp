@@ -94,7 +94,7 @@ Status create_image(const CreateOptions& options) {
   const uint64_t bytes = RHEA_TRY(disk_size(options));
   if (bytes == 0 || bytes % 512 != 0 || bytes > qcow2::kMaximumDiskBytes)
     return fail(ErrorCode::kInvalidArgument, "a disk's size is a multiple of 512 bytes, and not zero");
-  base::UniqueFd fd(open(options.path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644));
+  base::UniqueFd fd(open(options.path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, options.mode));
   if (!fd) return fail(Error::from_errno(errno, fmt::format("cannot create {}", options.path)));
   int error = 0;
   if (options.format == "raw")

@@ -16,6 +16,7 @@ struct CreateOptions {
   std::optional<uint64_t> size_bytes;  // of the disk; not given: the backing file's
   std::string backing_file;            // qcow2: as it will stand in the image, relative to its folder
   std::string backing_format;          // needed with a backing file
+  unsigned mode = 0644;                // of the file, less the umask
 };
 
 // Makes a new, empty image; never overwrites a file. What fails leaves nothing behind.

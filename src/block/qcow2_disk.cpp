@@ -265,7 +265,7 @@ class ChainOpener {
     if (error)
       return fail(
           Error::from_errno(error.value(), fmt::format("finding {}, the backing file of {}", name.string(), path)));
-    if (end != real_folder.end() && !options_.backing_anywhere)
+    if (end != real_folder.end() && !options_.backing_anywhere && real_name != options_.trusted_backing)
       return fail(
           ErrorCode::kPermissionDenied,
           fmt::format("{}: its backing file {} lies outside its folder; add backing=anywhere if you trust the image",

@@ -20,6 +20,7 @@
 
 #include "base/fd.h"
 #include "base/strings.h"
+#include "block/file_lock.h"
 #include "block/image_tools.h"
 #include "provision/debian_scripts.h"
 #include "provision/program.h"
@@ -180,6 +181,18 @@ Status build(const std::string& images, const std::string& target, const DebianO
   return {};
 }
 
+// The disk makes room for a new one, but is kept once: what follows may fail, and people err. Not while it is in use.
+Status set_aside(const std::string& disk) {
+  std::error_code error;
+  if (!fs::exists(disk, error)) return {};
+  const base::UniqueFd fd = RHEA_TRY(base::open_file(disk, O_RDWR));
+  RHEA_TRY(block::lock_image(fd.get(), true, disk));
+  const std::string old = disk + ".old";
+  if (rename(disk.c_str(), old.c_str()) != 0)
+    return fail(Error::from_errno(errno, fmt::format("renaming {} to {}", disk, old)));
+  return {};
+}
+
 // The kernel's words: where the system is, who it is, who may log in.
 std::string command_line(const std::string& name, const std::vector<std::string>& keys) {
   std::string line = fmt::format("root=/dev/vda rw console=ttyS0 quiet systemd.hostname={}", name);
@@ -273,9 +286,7 @@ Result<DebianMachine> prepare_debian(const DebianOptions& options) {
   while (flock(lock.get(), LOCK_EX) != 0)
     if (errno != EINTR) return fail(Error::from_errno(errno, fmt::format("locking {}/.lock", options.images)));
   if (!fs::exists(folder + "/base.raw", error)) RHEA_TRY(build(options.images, folder, options));
-  // A disk in use stays whole for its user even so: the file lives until that machine ends.
-  if (options.fresh && unlink(machine.disk.c_str()) != 0 && errno != ENOENT)
-    return fail(Error::from_errno(errno, fmt::format("removing {}", machine.disk)));
+  if (options.fresh) RHEA_TRY(set_aside(machine.disk));
   if (!fs::exists(machine.disk, error))
     RHEA_TRY(block::create_image({.path = machine.disk, .backing_file = "base.raw", .backing_format = "raw"}));
   const std::vector<std::string> keys =

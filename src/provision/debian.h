@@ -29,7 +29,7 @@ Status check_machine_name(std::string_view name);
 struct DebianOptions {
   std::string images;        // images_folder()
   std::string name;          // of the machine
-  bool fresh = false;        // forget what the machine has written
+  bool fresh = false;        // start with a new disk; the old one is kept as NAME.qcow2.old
   FILE* messages = nullptr;  // where progress is shown
   bool terminal = false;     // and whether that is a terminal
   std::string keys_folder;   // public ssh keys are read from here, *.pub; empty: none

@@ -2,6 +2,7 @@
 // All but the making of the system itself, which tests/debian-image does.
 #include "provision/debian.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -12,6 +13,8 @@
 #include <filesystem>
 #include <fstream>
 
+#include "base/fd.h"
+#include "block/file_lock.h"
 #include "block/image_tools.h"
 
 namespace rhea::provision {
@@ -99,6 +102,11 @@ TEST_F(DebianTest, AMachineKeepsItsDiskUntilToldOtherwise) {
   fresh.fresh = true;
   ASSERT_TRUE(prepare_debian(fresh));
   EXPECT_EQ(std::filesystem::file_size(first->disk), size - 4);
+  EXPECT_EQ(std::filesystem::file_size(first->disk + ".old"), size);
+  const auto in_use = base::open_file(first->disk, O_RDWR);
+  ASSERT_TRUE(in_use && block::lock_image(in_use->get(), true, first->disk));
+  EXPECT_FALSE(prepare_debian(fresh));
+  EXPECT_TRUE(std::filesystem::exists(first->disk));
 }
 
 TEST_F(DebianTest, WithoutKeysNobodyIsNamed) {

@@ -71,6 +71,7 @@ Result<std::unique_ptr<VirtioDevice>> create_disk(const DiskOptions& options, co
                                         {.read_only = options.read_only,
                                          .format = options.format,
                                          .backing_anywhere = options.backing_anywhere,
+                                         .trusted_backing = options.trusted_backing,
                                          .allow_io_uring = options.io_uring}));
   return RHEA_TRY(devices::virtio::Blk::create({.name = name, .serial = options.serial, .queues = options.queues},
                                                {.memory = memory, .thread = thread, .disk = std::move(disk)}));

@@ -28,6 +28,7 @@ struct DiskOptions {
   bool read_only = false;
   unsigned queues = 1;
   bool backing_anywhere = false;
+  std::string trusted_backing;  // as in block::OpenOptions
   bool io_uring = true;
 };
 // Errors: kInvalidArgument, with the nearest right property.
