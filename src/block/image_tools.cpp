@@ -111,8 +111,10 @@ Result<ImageInfo> inspect_image(const std::string& path, const std::string& form
   base::UniqueFd fd = RHEA_TRY(open_image_file(path, O_RDONLY));
   struct stat info{};
   if (fstat(fd.get(), &info) != 0) return fail(Error::from_errno(errno, path));
+  const off_t size = lseek(fd.get(), 0, SEEK_END);  // of a block device, too
+  if (size < 0) return fail(Error::from_errno(errno, path));
   ImageInfo result{.format = "raw",
-                   .disk_bytes = static_cast<uint64_t>(info.st_size),
+                   .disk_bytes = static_cast<uint64_t>(size),
                    .file_bytes = static_cast<uint64_t>(info.st_blocks) * 512};
   if (format == "raw") return result;
   Bytes head(size_t{1} << 16);

@@ -280,9 +280,9 @@ class ChainOpener {
                   fmt::format("{}: it does not say of which format its backing file is (or '{}', which is not known); "
                               "qemu-img rebase -u -F FORMAT -b FILE sets it",
                               path, header.backing_format));
-    struct stat info{};
-    if (fstat(fd.get(), &info) != 0) return fail(Error::from_errno(errno, name.string()));
-    auto layer = make_raw_layer(std::move(fd), static_cast<uint64_t>(info.st_size));
+    const off_t size = lseek(fd.get(), 0, SEEK_END);  // of a block device, too
+    if (size < 0) return fail(Error::from_errno(errno, name.string()));
+    auto layer = make_raw_layer(std::move(fd), static_cast<uint64_t>(size));
     RHEA_TRY(attach(*layer));
     return layer;
   }
