@@ -41,8 +41,7 @@ constexpr const char* kPackages =
     "apt-utils,ca-certificates,dbus,initramfs-tools,iproute2,iputils-ping,kmod,less,libnss-myhostname,"
     "linux-image-cloud-amd64,nano,openssh-server,procps,systemd-resolved,systemd-sysv,tzdata,udev,zstd";
 
-// Removes a folder with all that is in it, unless it is kept. What belongs to a user namespace of mmdebstrap's has been
-// removed by the script that made it.
+// Removes a folder with all that is in it, unless it is kept.
 class TemporaryFolder {
  public:
   static Result<TemporaryFolder> create(const std::string& prefix) {
@@ -77,6 +76,11 @@ Status write_file(const std::string& path, std::string_view text) {
 }
 
 Status check_tools() {
+  if (geteuid() != 0)
+    return fail(
+        ErrorCode::kPermissionDenied,
+        "making a Debian system needs root for now (owners of files, device nodes): run this once as root, with "
+        "XDG_DATA_HOME set to a folder of yours, and give the files to yourself");
   struct Tool {
     const char* program;
     const char* package;
@@ -85,7 +89,6 @@ Status check_tools() {
   std::vector<std::string_view> packages;
   for (const Tool& tool : kTools)
     if (!program_exists(tool.program)) packages.emplace_back(tool.package);
-  if (geteuid() != 0 && !program_exists("newuidmap")) packages.emplace_back("uidmap");
   if (packages.empty()) return {};
   return fail(ErrorCode::kNotFound,
               fmt::format("making a Debian system needs programs that are not installed: apt-get install {}",
@@ -144,14 +147,8 @@ std::vector<std::string> mmdebstrap_command(const TemporaryFolder& work) {
   return argv;
 }
 
-// Owners of files are numbers that only root, or root in a user namespace, may set.
 std::vector<std::string> disk_command(const TemporaryFolder& work) {
-  std::vector<std::string> argv;
-  if (geteuid() != 0) argv = {"unshare", "--user", "--map-auto", "--map-root-user"};
-  for (std::string word : {std::string("sh"), std::string("-eu"), work.at("disk.sh"), work.at("system.tar"),
-                           work.path(), std::string(kDiskSize)})
-    argv.push_back(std::move(word));
-  return argv;
+  return {"sh", "-eu", work.at("disk.sh"), work.at("system.tar"), work.path(), std::string(kDiskSize)};
 }
 
 Status build(const std::string& images, const std::string& target, const DebianOptions& options) {

@@ -118,9 +118,10 @@ TEST_F(DebianTest, WithoutKeysNobodyIsNamed) {
 
 // mmdebstrap takes minutes and the network; one that fails takes neither.
 TEST_F(DebianTest, WhatFailsLeavesNothingBehindButItsLog) {
+  if (geteuid() != 0) GTEST_SKIP() << "only root makes systems";
   std::filesystem::remove_all(folder / "images/debian-12");
   std::filesystem::create_directories(folder / "bin");
-  for (const char* name : {"mmdebstrap", "newuidmap"}) {
+  for (const char* name : {"mmdebstrap"}) {
     std::ofstream(folder / "bin" / name)
         << "#!/bin/sh\necho 'I: running apt-get update...'\necho 'E: no route to the mirror'\nexit 25\n";
     std::filesystem::permissions(folder / "bin" / name, std::filesystem::perms::owner_all);

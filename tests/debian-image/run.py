@@ -22,7 +22,7 @@ import time
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 PROMPT = b"root@test-vm:~# "
-NOT_HERE = re.compile(r"resolve|[Cc]ould not connect|[Ff]ailed to fetch|not permitted|unable to mount|newuidmap|subuid|No route|timed out")
+NOT_HERE = re.compile(r"needs root|resolve|[Cc]ould not connect|[Ff]ailed to fetch|not permitted|unable to mount|newuidmap|subuid|No route|timed out")
 
 
 class Counts:
@@ -187,7 +187,7 @@ def available(rhea, environment):
     result = subprocess.run([rhea, "run", "debian", "--name", "test-vm", "--debugcon", "/nonexistent/x", "--console", "none"], env=environment,
                             stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=800)
     print(f"(the system was there or made after {time.monotonic() - started:.0f} s)", flush=True)
-    if "making a Debian system" in result.stderr and NOT_HERE.search(result.stderr):
+    if "aking a Debian system" in result.stderr and NOT_HERE.search(result.stderr):
         return result.stderr.strip().splitlines()[-1]
     return None
 
