@@ -12,9 +12,9 @@ import re
 import subprocess
 import sys
 
-from userland import Counts, Options, Suite, all_cases
-
-ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "lib"))
+from suite import ROOT, Counts
+from userland import Options, Suite, all_cases
 
 
 def boots(counts, options):
@@ -60,8 +60,7 @@ def main():
             boots(counts, options)
         if arguments.only != "boots":
             Suite(counts, options).run(cases)
-    print(f"{counts.passed} passed, {counts.failed} failed, {counts.skipped} skipped", flush=True)
-    return 1 if counts.failed else 0
+    return counts.end()
 
 
 if __name__ == "__main__":

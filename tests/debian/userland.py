@@ -12,18 +12,17 @@ import os
 import pathlib
 import re
 import shutil
-import signal
 import subprocess
+import sys
 import tempfile
-import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "lib"))
+from suite import ROOT, Guest, enter, run_limited, tool
 
 HERE = pathlib.Path(__file__).resolve().parent
-ROOT = HERE.parent.parent
 CACHE = pathlib.Path(os.environ.get("RHEA_CACHE", ROOT / ".cache"))
 QUICK = dict(ROUNDS=300, DIGEST_LINES=100000, CIPHER_LINES=100000, DIGITS=300, BIG_BYTES=4_000_000, XZ_LEVEL=0, FULL="")
 FULL = dict(ROUNDS=5000, DIGEST_LINES=300000, CIPHER_LINES=100000, DIGITS=2000, BIG_BYTES=100_000_000, XZ_LEVEL=2, FULL=1)
-QEMU = ["qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-smp", "1", "-display", "none", "-serial", "stdio", "-monitor", "none",
-        "-no-reboot"]
 # Kernel messages of level "warning" and worse that say nothing about the engine.
 HARMLESS = re.compile(r"lease upgrade|MDS CPU bug|Spectre|spectre|RETBleed|MMIO Stale|TAA|GDS|ITS:|BHI|SRBDS|Speculative|"
                       r"pci_root|device-mapper|ENERGY_PERF_BIAS|acpi PNP0A|process '.*' started with executable stack")
@@ -71,38 +70,6 @@ def busybox_of_i386(folder):
     return target
 
 
-def tool(*words):
-    return subprocess.run([str(ROOT / words[0]), *map(str, words[1:])], check=True, stdout=subprocess.PIPE, text=True).stdout.strip().splitlines()[-1]
-
-
-def enter(root):
-    """The command that runs a program in the unpacked root file system with /proc and /dev, or None where that is not allowed."""
-    script = 'mount --rbind /dev "$0/dev" && mount --rbind /proc "$0/proc" && exec chroot "$0" "$@"'
-    for user in ([], ["--user", "--map-root-user"]):
-        command = ["unshare", *user, "--mount", "sh", "-c", script, str(root)]
-        if subprocess.run([*command, "/bin/true"], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False).returncode == 0:
-            return command
-    return None
-
-
-def run_limited(command, limit, keep=None):
-    """Output and status (None: killed after `limit` seconds); the output grows in the file `keep`, if given."""
-    with open(keep, "w+b") if keep else tempfile.TemporaryFile() as sink:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT, start_new_session=True)
-        try:
-            status = process.wait(timeout=limit)
-        except subprocess.TimeoutExpired:
-            status = None
-        finally:
-            try:
-                os.killpg(process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-            process.wait()
-        sink.seek(0)
-        return sink.read().decode(errors="replace").replace("\r", ""), status
-
-
 def parse(text):
     found, case = {}, None
     for line in text.splitlines():
@@ -115,19 +82,6 @@ def parse(text):
         elif case and line.startswith("| "):
             case.output.append(line[2:])
     return found
-
-
-class Counts:
-    passed = failed = skipped = 0
-
-    def verdict(self, name, problem, note=""):
-        print(f"{'FAIL' if problem else 'ok'} {name}{': ' + problem if problem else ''}{note}", flush=True)
-        self.failed += bool(problem)
-        self.passed += not problem
-
-    def skip(self, name, why):
-        print(f"skip {name}: {why}", flush=True)
-        self.skipped += 1
 
 
 @dataclasses.dataclass
@@ -184,28 +138,10 @@ class Suite:
         text, _ = run_limited([*command, "/bin/bash", "/test/runner.sh"], limit)
         return parse(text)
 
-    def in_guest(self, scratch, initrd, limit):
-        overlay = scratch / "overlay.cpio"
-        subprocess.run([str(ROOT / "tools/guest/make_cpio.sh"), str(scratch / "overlay"), str(overlay)], check=True)
-        kernel = tool("tools/guest/fetch_kernel.sh")
-        kernel_line = "console=ttyS0 quiet log_buf_len=1M rhea.run=/test/run"
-        if self.options.oracle:
-            both = scratch / "both.cpio"
-            with open(both, "wb") as sink:
-                for part in (initrd, overlay):
-                    with open(part, "rb") as source:
-                        shutil.copyfileobj(source, sink)
-            command = [*QEMU, "-m", self.options.memory, "-kernel", kernel, "-initrd", str(both), "-append", kernel_line]
-        else:
-            command = [self.options.rhea, "run", "--memory", self.options.memory, "--console", "stdio", "--no-reboot", "--kernel", kernel,
-                       "--initrd", initrd, "--initrd", str(overlay), "--append", kernel_line, *self.options.rhea_options]
-        started = time.monotonic()
-        text, status = run_limited(command, limit, self.options.keep)
-        problem = "" if status == 0 and "@@done" in text else f"status {status}" if status is not None else f"no end within {limit} s"
-        self.counts.verdict("guest ran to its end and powered off", problem, f" ({time.monotonic() - started:.1f} s)")
-        if problem:
-            print("".join(f"    {line[:200]}\n" for line in text.splitlines()[-25:]), end="")
-        return parse(text)
+    def in_guest(self, scratch, limit):
+        options = self.options
+        guest = Guest(self.counts, options.rhea, options.oracle, options.keep, options.rhea_options)
+        return parse(guest.run(scratch, "/test/run", options.memory, limit))
 
     def compare(self, case, host, guest):
         if case.name not in guest or guest[case.name].status == -1:
@@ -251,7 +187,7 @@ class Suite:
             initrd = tool("tools/guest/make_userland_initramfs.sh")
             folder = self.prepare(scratch, cases)
             host = self.on_host(scratch, folder, initrd, limit)
-            guest = self.in_guest(scratch, initrd, limit)
+            guest = self.in_guest(scratch, limit)
         for case in cases:
             self.compare(case, host, guest)
         self.check_kernel_log(guest)

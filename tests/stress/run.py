@@ -11,15 +11,14 @@ import os
 import pathlib
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-import time
 
-HERE = pathlib.Path(__file__).resolve().parent
-ROOT = HERE.parent.parent
-QEMU = ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-display", "none", "-serial", "stdio", "-monitor", "none", "-no-reboot"]
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "lib"))
+from suite import ROOT, Counts, Guest, enter, tool
+
+MEMORY = "3072M"
 QUICK = ["cpu", "atomic", "futex", "mmap", "tlb-shootdown", "switch"]
 # Each with what keeps its memory below the guest's. Stressors that the installed stress-ng does not know are skipped aloud.
 FULL = ["cpu", "matrix", "vecfp", "vecmath", "vecshuf", "vecwide", "atomic", "membarrier", "futex", "mutex", "sem", "switch", "mmap", "mmapfork",
@@ -32,40 +31,6 @@ BAD_LOG = re.compile(r"BUG:|WARNING:|Oops|Call Trace|lockup|\bstall|general prot
                      r"hung task|unchecked MSR|bad: scheduling|rcu:.*(detected|stall)", re.I)
 
 
-def tool(*words):
-    return subprocess.run([str(ROOT / words[0]), *map(str, words[1:])], check=True, stdout=subprocess.PIPE, text=True).stdout.strip().splitlines()[-1]
-
-
-def run_limited(command, limit, keep):
-    with open(keep, "w+b") if keep else tempfile.TemporaryFile() as sink:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT, start_new_session=True)
-        try:
-            status = process.wait(timeout=limit)
-        except subprocess.TimeoutExpired:
-            status = None
-        finally:
-            try:
-                os.killpg(process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-            process.wait()
-        sink.seek(0)
-        return sink.read().decode(errors="replace").replace("\r", ""), status
-
-
-class Counts:
-    passed = failed = skipped = 0
-
-    def verdict(self, name, problem, note=""):
-        print(f"{'FAIL' if problem else 'ok'} {name}{': ' + problem if problem else ''}{note}", flush=True)
-        self.failed += bool(problem)
-        self.passed += not problem
-
-    def skip(self, name, why):
-        print(f"skip {name}: {why}", flush=True)
-        self.skipped += 1
-
-
 def copy_program(name, folder):
     """A program of the host and the libraries it loads, for a guest of the same release whose own files stay in front."""
     program = shutil.which(name)
@@ -74,37 +39,6 @@ def copy_program(name, folder):
     shutil.copy(program, folder / "stress" / name)
     for library in re.findall(r"=> (/\S+)", listing):
         shutil.copy(library, folder / "stress/lib")
-
-
-class Guest:
-    def __init__(self, arguments, counts):
-        self.arguments = arguments
-        self.counts = counts
-
-    def run(self, scratch, cpus, limit):
-        """The console of a guest that runs /stress/run from the folder scratch/overlay; None (and a failure) where it did not end well."""
-        overlay = scratch / "overlay.cpio"
-        subprocess.run([str(ROOT / "tools/guest/make_cpio.sh"), str(scratch / "overlay"), str(overlay)], check=True)
-        kernel = tool("tools/guest/fetch_kernel.sh")
-        initrd = tool("tools/guest/make_userland_initramfs.sh")
-        line = "console=ttyS0 quiet log_buf_len=1M rhea.run=/stress/run"
-        if self.arguments.oracle:
-            both = scratch / "both.cpio"
-            with open(both, "wb") as sink:
-                for part in (initrd, overlay):
-                    with open(part, "rb") as source:
-                        shutil.copyfileobj(source, sink)
-            command = [*QEMU, "-smp", str(cpus), "-m", "3072M", "-kernel", kernel, "-initrd", str(both), "-append", line]
-        else:
-            command = [self.arguments.rhea, "run", "--cpus", str(cpus), "--memory", "3072M", "--console", "stdio", "--no-reboot", "--kernel", kernel,
-                       "--initrd", initrd, "--initrd", str(overlay), "--append", line]
-        started = time.monotonic()
-        text, status = run_limited(command, limit, self.arguments.keep)
-        problem = "" if status == 0 and "@@done" in text else f"status {status}" if status is not None else f"no end within {limit} s"
-        self.counts.verdict(f"guest with {cpus} vCPUs ran to its end and powered off", problem, f" ({time.monotonic() - started:.0f} s)")
-        if problem:
-            print("".join(f"    {line[:200]}\n" for line in text.splitlines()[-40:]), end="")
-        return text
 
 
 def write_script(folder, lines):
@@ -151,7 +85,7 @@ def stressors(guest, counts, names, seconds, cpus):
                       f"timeout -s KILL {seconds * 4 + 60} /stress/stress-ng --{name} {cpus} {options} --verify --metrics-brief --timeout {seconds}s 2>&1",
                       f"echo @@end {name} $?"]
         write_script(scratch / "overlay", lines)
-        text = guest.run(scratch, cpus, 120 + len(names) * (seconds * 4 + 60))
+        text = guest.run(scratch, "/stress/run", MEMORY, 120 + len(names) * (seconds * 4 + 60), cpus)
     found = sections(text)
     for name in names:
         if name not in found:
@@ -195,24 +129,26 @@ def compilation(guest, counts, seconds, cpus, files):
         sources = scratch / "overlay/stress/src"
         sources.mkdir(parents=True)
         make_sources(sources, files)
-        work = scratch / "host"
-        shutil.copytree(sources, work / "stress/src")
         # The host's side runs the same compiler from the same unpacked packages.
         root = scratch / "root"
         root.mkdir()
         with open(tool("tools/guest/make_userland_initramfs.sh"), "rb") as source:
             subprocess.run(["cpio", "-i", "-d", "--quiet", "--no-absolute-filenames"], cwd=root, stdin=source, check=True)
         shutil.copytree(sources, root / "tmp/w/src")
-        command = "mount --rbind /dev \"$0/dev\" && exec chroot \"$0\" /bin/sh -c 'cd /tmp/w/src && make -s -j2 && sha256sum *.o'"
-        host = subprocess.run(["unshare", "--mount", "sh", "-c", command, str(root)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
-        if host.returncode:
+        command = enter(root)
+        if not command:
             counts.skip("parallel compilation", "chroot is not allowed here")
+            return
+        host = subprocess.run([*command, "/bin/sh", "-c", "cd /tmp/w/src && make -s -j2 && sha256sum *.o"], stdin=subprocess.DEVNULL,
+                              stdout=subprocess.PIPE, text=True)
+        if host.returncode:
+            counts.verdict("parallel compilation", f"the host's own ended with status {host.returncode}")
             return
         write_script(scratch / "overlay", [
             "cp -r /stress/src /tmp/w/src && cd /tmp/w/src", f"end=$((SECONDS + {seconds}))", "round=0", "while :; do",
             "  make -s clean", f"  echo @@begin compile-$round; make -s -j{cpus} && sha256sum *.o; echo @@end compile-$round $?",
             "  round=$((round + 1))", "  [ $SECONDS -lt $end ] || break", "done"])
-        text = guest.run(scratch, cpus, seconds + 3600)
+        text = guest.run(scratch, "/stress/run", MEMORY, seconds + 3600, cpus)
     found = sections(text)
     rounds = [name for name in found if name.startswith("compile-")]
     wrong = [name for name in rounds if found[name][0] or found[name][1].split() != host.stdout.split()]
@@ -236,7 +172,7 @@ def main():
     arguments = parser.parse_args()
     arguments.rhea = arguments.rhea or os.environ.get("RHEA_BIN") or str(ROOT / arguments.build_dir / "rhea")
     counts = Counts()
-    guest = Guest(arguments, counts)
+    guest = Guest(counts, arguments.rhea, arguments.oracle, arguments.keep)
     if not arguments.oracle and not os.path.exists(arguments.rhea):
         counts.verdict("the program", f"{arguments.rhea} is not built")
     else:
@@ -245,8 +181,7 @@ def main():
                       arguments.cpus or (4 if arguments.full else 2))
         if arguments.only == "compilation" or (arguments.full and not arguments.only and not arguments.stressor):
             compilation(guest, counts, arguments.compile_seconds or (1800 if arguments.full else 1), arguments.cpus or 2, 24 if arguments.full else 2)
-    print(f"{counts.passed} passed, {counts.failed} failed, {counts.skipped} skipped", flush=True)
-    return 1 if counts.failed else 0
+    return counts.end()
 
 
 if __name__ == "__main__":
