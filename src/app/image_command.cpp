@@ -30,10 +30,8 @@ Status create(const ImageCommand& command) {
   return block::create_image(options);
 }
 
-// The word of the user, else what the name ends in: what a guest may have written says nothing.
 std::string format_of(const std::string& said, const std::string& path) {
-  if (!said.empty()) return said;
-  return path.ends_with(".qcow2") ? "qcow2" : "raw";
+  return said.empty() ? block::format_by_name(path) : said;
 }
 
 Status convert(const ImageCommand& command) {

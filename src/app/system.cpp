@@ -20,6 +20,7 @@
 
 #include "base/fd.h"
 #include "block/image_tools.h"
+#include "machine/boot/loader.h"
 #include "provision/debian.h"
 
 namespace rhea::app {
@@ -74,7 +75,7 @@ Status resolve_debian(RunOptions& options) {
       RHEA_TRY(provision::prepare_debian({.images = std::move(images),
                                           .name = options.name,
                                           .fresh = options.fresh,
-                                          .messages = stderr,
+
                                           .terminal = isatty(STDERR_FILENO) != 0,
                                           .keys_folder = home ? fmt::format("{}/.ssh", home) : ""}));
   options.kernel = machine.kernel;
@@ -132,18 +133,13 @@ Status make_throw_away(RunOptions& options) {
 
 Result<FileKind> kind_of_file(const std::string& path) {
   const base::UniqueFd file = RHEA_TRY(base::open_file(path, O_RDONLY));
-  if (path.ends_with(".qcow2")) return FileKind::kQcow2Disk;
+  if (block::format_by_name(path) == "qcow2") return FileKind::kQcow2Disk;
   if (path.ends_with(".img") || path.ends_with(".raw")) return FileKind::kRawDisk;
-  std::array<char, 0x2000> head{};
+  std::array<std::byte, 0x2000> head{};  // as far as a kernel may begin
   const ssize_t count = pread(file.get(), head.data(), head.size(), 0);
   if (count < 0) return fail(Error::from_errno(errno, fmt::format("reading {}", path)));
-  const std::string_view bytes(head.data(), static_cast<size_t>(count));
-  const bool elf = bytes.starts_with(
-      "\x7f"
-      "ELF");
-  const bool linux_kernel = bytes.size() > 0x206 && bytes.substr(0x202, 4) == "HdrS";
-  const bool multiboot = bytes.find("\x02\xb0\xad\x1b") != std::string_view::npos;
-  return elf || linux_kernel || multiboot ? FileKind::kKernel : FileKind::kRawDisk;
+  const auto bytes = std::span<const std::byte>(head).first(static_cast<size_t>(count));
+  return machine::detect_kernel(bytes) == machine::KernelKind::kUnknown ? FileKind::kRawDisk : FileKind::kKernel;
 }
 
 Result<RunOptions> resolve_system(const RunOptions& asked) {

@@ -32,6 +32,7 @@ class SystemTest : public ::testing::Test {
 
 TEST_F(SystemTest, KernelsAndDisks) {
   std::string linux_kernel(0x1000, '\0');
+  linux_kernel.replace(0x1fe, 2, "\x55\xaa");
   linux_kernel.replace(0x202, 4, "HdrS");
   EXPECT_EQ(*kind_of_file(file("vmlinuz", linux_kernel)), FileKind::kKernel);
   EXPECT_EQ(*kind_of_file(file("kernel.elf",

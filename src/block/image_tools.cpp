@@ -107,14 +107,14 @@ Status create_image(const CreateOptions& options) {
   return fail(Error::from_errno(error, fmt::format("cannot write {}", options.path)));
 }
 
+std::string format_by_name(std::string_view path) { return path.ends_with(".qcow2") ? "qcow2" : "raw"; }
+
 Result<ImageInfo> inspect_image(const std::string& path, const std::string& format) {
   base::UniqueFd fd = RHEA_TRY(open_image_file(path, O_RDONLY));
   struct stat info{};
   if (fstat(fd.get(), &info) != 0) return fail(Error::from_errno(errno, path));
-  const off_t size = lseek(fd.get(), 0, SEEK_END);  // of a block device, too
-  if (size < 0) return fail(Error::from_errno(errno, path));
   ImageInfo result{.format = "raw",
-                   .disk_bytes = static_cast<uint64_t>(size),
+                   .disk_bytes = RHEA_TRY(size_of_image_file(fd.get(), path)),
                    .file_bytes = static_cast<uint64_t>(info.st_blocks) * 512};
   if (format == "raw") return result;
   Bytes head(size_t{1} << 16);

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 
 #include "base/error.h"
 
@@ -30,6 +31,10 @@ struct ImageInfo {
   uint32_t version = 0;        // qcow2
   std::string backing_file, backing_format;
 };
+
+// What an image's name says of its format, where the user does not: qcow2 if it ends in ".qcow2", else raw. What is in
+// the file says nothing, because a guest may have written it.
+std::string format_by_name(std::string_view path);
 
 // `format` empty: qcow2 if the file says so, else raw; for showing only, never for opening a disk.
 Result<ImageInfo> inspect_image(const std::string& path, const std::string& format);

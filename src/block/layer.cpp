@@ -49,6 +49,12 @@ Result<base::UniqueFd> open_image_file(const std::string& path, int flags) {
   return fd;
 }
 
+Result<uint64_t> size_of_image_file(int fd, const std::string& path) {
+  const off_t end = lseek(fd, 0, SEEK_END);
+  if (end < 0) return fail(Error::from_errno(errno, path));
+  return static_cast<uint64_t>(end);
+}
+
 uint64_t next_data_in_file(int fd, uint64_t offset, uint64_t end) {
   const off_t found = lseek(fd, static_cast<off_t>(offset), SEEK_DATA);
   if (found < 0) return errno == ENXIO ? end : offset;

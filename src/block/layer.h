@@ -49,6 +49,9 @@ std::unique_ptr<Layer> make_raw_layer(base::UniqueFd fd, uint64_t size_bytes);
 // Errors name the path; their code tells a permission that is missing.
 Result<base::UniqueFd> open_image_file(const std::string& path, int flags);
 
+// Length of an open image file or block device.
+Result<uint64_t> size_of_image_file(int fd, const std::string& path);
+
 // The first byte from `offset` on, and before `end`, that lies outside a hole of the file; `end` if there is none, or
 // `offset` where the file system does not tell.
 uint64_t next_data_in_file(int fd, uint64_t offset, uint64_t end);

@@ -280,9 +280,8 @@ class ChainOpener {
                   fmt::format("{}: it does not say of which format its backing file is (or '{}', which is not known); "
                               "qemu-img rebase -u -F FORMAT -b FILE sets it",
                               path, header.backing_format));
-    const off_t size = lseek(fd.get(), 0, SEEK_END);  // of a block device, too
-    if (size < 0) return fail(Error::from_errno(errno, name.string()));
-    auto layer = make_raw_layer(std::move(fd), static_cast<uint64_t>(size));
+    const uint64_t size_bytes = RHEA_TRY(size_of_image_file(fd.get(), name.string()));
+    auto layer = make_raw_layer(std::move(fd), size_bytes);
     RHEA_TRY(attach(*layer));
     return layer;
   }

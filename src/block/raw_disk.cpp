@@ -5,10 +5,6 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <linux/falloc.h>
-#include <linux/fs.h>
-#include <sys/ioctl.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -86,20 +82,11 @@ class RawDisk final : public Disk {
   const bool read_only_;
 };
 
-Result<uint64_t> size_of(int fd, const std::string& path) {
-  struct stat info{};
-  if (fstat(fd, &info) != 0) return fail(Error::from_errno(errno, path));
-  if (S_ISREG(info.st_mode)) return static_cast<uint64_t>(info.st_size);
-  uint64_t bytes = 0;
-  if (S_ISBLK(info.st_mode) && ioctl(fd, BLKGETSIZE64, &bytes) == 0) return bytes;
-  return fail(ErrorCode::kInvalidArgument, fmt::format("{} is neither a file nor a block device", path));
-}
-
 }  // namespace
 
 Result<std::unique_ptr<Disk>> open_raw_disk(base::EventLoop& loop, base::UniqueFd fd, const std::string& path,
                                             const OpenOptions& options) {
-  const uint64_t size_bytes = RHEA_TRY(size_of(fd.get(), path));
+  const uint64_t size_bytes = RHEA_TRY(size_of_image_file(fd.get(), path));
   if (size_bytes == 0 || size_bytes % kSectorBytes != 0)
     return fail(
         ErrorCode::kInvalidArgument,

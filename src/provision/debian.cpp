@@ -154,10 +154,9 @@ std::vector<std::string> disk_command(const TemporaryFolder& work) {
 Status build(const std::string& images, const std::string& target, const DebianOptions& options) {
   RHEA_TRY(check_tools());
   RHEA_TRY(check_room(images));
-  if (options.messages)
-    fmt::print(options.messages, "Making Debian 12 from its packages: once, for a minute or two. It is kept in {}\n",
-               target);
-  Progress progress(options.messages ? options.messages : stderr, options.terminal);
+  fmt::print(options.messages, "Making Debian 12 from its packages: once, for a minute or two. It is kept in {}\n",
+             target);
+  Progress progress(options.messages, options.terminal);
   TemporaryFolder work = RHEA_TRY(TemporaryFolder::create(fmt::format("{}/.{}-", images, kSystem)));
   RHEA_TRY(write_file(work.at("before.sh"), kDebianBeforePackages));
   RHEA_TRY(write_file(work.at("after.sh"), kDebianAfterPackages));

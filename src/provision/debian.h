@@ -27,12 +27,12 @@ Result<std::optional<std::string>> known_system(std::string_view word);
 Status check_machine_name(std::string_view name);
 
 struct DebianOptions {
-  std::string images;        // images_folder()
-  std::string name;          // of the machine
-  bool fresh = false;        // start with a new disk; the old one is kept as NAME.qcow2.old
-  FILE* messages = nullptr;  // where progress is shown
-  bool terminal = false;     // and whether that is a terminal
-  std::string keys_folder;   // public ssh keys are read from here, *.pub; empty: none
+  std::string images;       // images_folder()
+  std::string name;         // of the machine
+  bool fresh = false;       // start with a new disk; the old one is kept as NAME.qcow2.old
+  FILE* messages = stderr;  // where progress is shown
+  bool terminal = false;    // and whether that is a terminal
+  std::string keys_folder;  // public ssh keys are read from here, *.pub; empty: none
 };
 
 // What it takes to start the machine.
