@@ -235,28 +235,26 @@ Fallible<Block*> Runtime::obtain_block(uint64_t rip, uint32_t word) {
   for (;;) {
     const auto physical = fetch_address(linear);
     if (!physical) return std::unexpected(physical.error());
-    if (Block* block = find_block(rip, *physical, word)) {
+    Block* block = find_block(rip, *physical, word);
+    if (!block) {
+      struct Request {
+        Runtime* runtime;
+        uint64_t rip, physical;
+        uint32_t word;
+        Block* block;
+      } request{this, rip, *physical, word, nullptr};
+      call_with_vectors_saved(
+          c,
+          [](void* argument) {
+            auto& r = *static_cast<Request*>(argument);
+            r.block = r.runtime->translate(r.rip, r.physical, r.word);
+          },
+          &request);
+      block = request.block;
+    }
+    if (block) {
       if (code64 || within_code_limit(*block, rip, limit)) return block;
       // The limit is within the block: up to there it is run by single instructions, of which one may cross it.
-      if (block->instruction_count == 1) return raise(kGeneralProtection, 0);
-      word |= mode::kOneInstruction;
-      continue;
-    }
-    struct Request {
-      Runtime* runtime;
-      uint64_t rip, physical;
-      uint32_t word;
-      Block* block;
-    } request{this, rip, *physical, word, nullptr};
-    call_with_vectors_saved(
-        c,
-        [](void* argument) {
-          auto& r = *static_cast<Request*>(argument);
-          r.block = r.runtime->translate(r.rip, r.physical, r.word);
-        },
-        &request);
-    if (Block* block = request.block) {
-      if (code64 || within_code_limit(*block, rip, limit)) return block;
       if (block->instruction_count == 1) return raise(kGeneralProtection, 0);
       word |= mode::kOneInstruction;
       continue;
