@@ -2,7 +2,6 @@
 // What `rhea run WHAT` takes a file for, and throw-away disks.
 #include "app/system.h"
 
-#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
@@ -11,6 +10,7 @@
 #include <fstream>
 
 #include "block/image_tools.h"
+#include "testing/scratch_folder.h"
 
 namespace rhea::app {
 namespace {
@@ -19,15 +19,12 @@ using ::testing::HasSubstr;
 
 class SystemTest : public ::testing::Test {
  protected:
-  SystemTest() : folder(std::filesystem::temp_directory_path() / fmt::format("rhea-system-{}", getpid())) {
-    std::filesystem::create_directories(folder);
-  }
-  ~SystemTest() override { std::filesystem::remove_all(folder); }
   std::string file(const char* name, const std::string& bytes) {
     std::ofstream(folder / name) << bytes;
     return (folder / name).string();
   }
-  std::filesystem::path folder;
+  const testing::ScratchFolder scratch;
+  const std::filesystem::path& folder = scratch.path();
 };
 
 TEST_F(SystemTest, KernelsAndDisks) {

@@ -6,7 +6,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include <cstdlib>
 #include <filesystem>
@@ -16,6 +15,7 @@
 #include "base/event_loop.h"
 #include "block/disk.h"
 #include "block/image_tools.h"
+#include "testing/scratch_folder.h"
 
 namespace rhea::block {
 namespace {
@@ -24,11 +24,7 @@ using ::testing::HasSubstr;
 
 class ConvertTest : public ::testing::Test {
  protected:
-  ConvertTest() : folder(std::filesystem::temp_directory_path() / fmt::format("rhea-convert-{}", getpid())) {
-    std::filesystem::create_directories(folder);
-  }
-  ~ConvertTest() override { std::filesystem::remove_all(folder); }
-  std::string at(const char* name) const { return (folder / name).string(); }
+  std::string at(const char* name) const { return scratch.at(name); }
   static bool have_qemu() { return std::system("qemu-img --version >/dev/null 2>&1") == 0; }
   static int shell(const std::string& command) { return std::system((command + " >/dev/null").c_str()); }
 
@@ -48,7 +44,8 @@ class ConvertTest : public ::testing::Test {
     file.put('e');
     return path;
   }
-  std::filesystem::path folder;
+  const testing::ScratchFolder scratch;
+  const std::filesystem::path& folder = scratch.path();
 };
 
 TEST_F(ConvertTest, ToAndFroIsTheSame) {

@@ -5,13 +5,13 @@
 #include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <cstdlib>
 #include <filesystem>
 
 #include "base/event_loop.h"
 #include "block/disk.h"
+#include "testing/scratch_folder.h"
 
 namespace rhea::block {
 namespace {
@@ -20,16 +20,13 @@ using ::testing::HasSubstr;
 
 class ImageToolsTest : public ::testing::Test {
  protected:
-  ImageToolsTest() : folder(std::filesystem::temp_directory_path() / fmt::format("rhea-images-{}", getpid())) {
-    std::filesystem::create_directories(folder);
-  }
-  ~ImageToolsTest() override { std::filesystem::remove_all(folder); }
-  std::string at(const char* name) const { return (folder / name).string(); }
+  std::string at(const char* name) const { return scratch.at(name); }
   std::string failure(const CreateOptions& options) {
     const Status status = create_image(options);
     return status ? "" : status.error().message();
   }
-  std::filesystem::path folder;
+  const testing::ScratchFolder scratch;
+  const std::filesystem::path& folder = scratch.path();
 };
 
 TEST_F(ImageToolsTest, MakesImagesThatQemuFindsInOrder) {

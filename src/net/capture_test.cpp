@@ -1,17 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "net/capture.h"
 
-#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/resource.h>
-#include <unistd.h>
 
 #include <csignal>
 #include <cstring>
-#include <filesystem>
 
 #include "base/fd.h"
+#include "testing/scratch_folder.h"
 
 namespace rhea::net {
 namespace {
@@ -32,14 +30,14 @@ class Echo final : public Network {
 
 class CaptureTest : public ::testing::Test {
  protected:
-  ~CaptureTest() override { std::filesystem::remove(path); }
   uint32_t word(size_t at) const {
     uint32_t value = 0;
     std::memcpy(&value, file.data() + at, sizeof value);
     return value;
   }
   void load() { file = *base::read_file(path, 1 << 24); }
-  std::string path = (std::filesystem::temp_directory_path() / fmt::format("rhea-capture-{}.pcap", getpid())).string();
+  const testing::ScratchFolder scratch;
+  const std::string path = scratch.at("frames.pcap");
   std::vector<std::byte> file;
   size_t sent = 0;
 };

@@ -16,6 +16,7 @@
 #include "base/fd.h"
 #include "block/file_lock.h"
 #include "block/image_tools.h"
+#include "testing/scratch_folder.h"
 
 namespace rhea::provision {
 namespace {
@@ -27,18 +28,18 @@ using ::testing::Not;
 
 class DebianTest : public ::testing::Test {
  protected:
-  DebianTest() : folder(std::filesystem::temp_directory_path() / fmt::format("rhea-debian-{}", getpid())) {
+  DebianTest() {
     std::filesystem::create_directories(folder / "images/debian-12");
     std::filesystem::create_directories(folder / "keys");
     std::ofstream(folder / "images/debian-12/base.raw") << std::string(1 << 20, 'x');
   }
-  ~DebianTest() override { std::filesystem::remove_all(folder); }
   void key(const char* name, const std::string& text) { std::ofstream(folder / "keys" / name) << text; }
   std::string keys() const { return (folder / "keys").string(); }
   DebianOptions options() const {
     return {.images = (folder / "images").string(), .name = "web", .keys_folder = keys()};
   }
-  std::filesystem::path folder;
+  const testing::ScratchFolder scratch;
+  const std::filesystem::path& folder = scratch.path();
 };
 
 TEST(Debian, WhatIsKnown) {
