@@ -20,11 +20,13 @@ class FakeGuestMemory {
   explicit FakeGuestMemory(std::vector<memory::GuestMemory::Extent> extents) {
     auto created = memory::GuestMemory::create(extents, {.name = "test-ram"});
     RHEA_CHECK(created.has_value());
-    memory_ = std::move(*created);
+    owned_ = std::move(*created);
+    memory_ = owned_.get();
   }
+  explicit FakeGuestMemory(memory::GuestMemory& of_a_machine) : memory_(&of_a_machine) {}
 
   memory::GuestMemory& get() { return *memory_; }
-  memory::GuestMemory* operator->() { return memory_.get(); }
+  memory::GuestMemory* operator->() { return memory_; }
 
   template <std::unsigned_integral T>
   T read(uint64_t address) const {
@@ -48,7 +50,8 @@ class FakeGuestMemory {
   }
 
  private:
-  std::unique_ptr<memory::GuestMemory> memory_;
+  std::unique_ptr<memory::GuestMemory> owned_;
+  memory::GuestMemory* memory_ = nullptr;
 };
 
 // Remembers what it was told.

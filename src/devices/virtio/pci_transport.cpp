@@ -84,6 +84,7 @@ PciTransport::PciTransport(std::unique_ptr<VirtioDevice> device)
   add_region(kCapabilityWindow, 0, 0);
   add_msix();
   device_.set_transport(this);
+  device_.hold(VirtioDevice::Hold::kTransport);
 }
 
 // The device stops before what it signals through goes.
@@ -258,6 +259,7 @@ void PciTransport::on_config_written(uint16_t offset, unsigned size_bytes) {
       write(at, config(data, size_bytes), size_bytes);
   }
   update_msix();
+  update_bus_master();
   status_.refresh();
 }
 
@@ -267,6 +269,21 @@ void PciTransport::update_msix() {
   msix_enabled_ = (control & kMsixEnable) != 0;
   msix_masked_ = (control & kMsixFunctionMask) != 0;
   send_pending_locked();
+}
+
+// Without that bit a function neither reads nor writes memory, which a message is, too. [PCI-3.0 6.2.2]
+void PciTransport::update_bus_master() {
+  const bool on = bus_master();
+  {
+    const std::lock_guard lock(msix_mutex_);
+    if (bus_master_ == on) return;
+    bus_master_ = on;
+    send_pending_locked();
+  }
+  if (on)
+    device_.release(VirtioDevice::Hold::kTransport);
+  else
+    device_.hold(VirtioDevice::Hold::kTransport);
 }
 
 // ---- MSI-X [PCI-3.0 6.8.2] ----
@@ -299,7 +316,7 @@ void PciTransport::write_table(uint64_t offset, uint64_t value, unsigned size_by
 }
 
 void PciTransport::send_pending_locked() {
-  if (!msix_enabled_ || msix_masked_) return;
+  if (!msix_enabled_ || msix_masked_ || !bus_master_) return;
   for (Vector& vector : vectors_) {
     if (!vector.pending || (vector.words[3] & 1)) continue;
     vector.pending = false;
@@ -335,6 +352,7 @@ void PciTransport::reset() {
     for (Vector& vector : vectors_) vector = {};
     msix_enabled_ = msix_masked_ = false;
   }
+  update_bus_master();
   const std::lock_guard lock(registers_mutex_);
   device_feature_select_ = driver_feature_select_ = 0;
   queue_select_ = 0;
@@ -380,6 +398,7 @@ Status PciTransport::load_state(state::StateReader& reader) {
     }
   }
   update_msix();
+  update_bus_master();
   status_.set(isr);
   Status status;
   reader.section("device", 1, [&](state::StateReader& section) { status = device_.load_state(section); });

@@ -23,6 +23,8 @@ class PciTransport final : public PciFunction, public Transport {
 
   // PciFunction
   void reset() override;
+  void quiesce() override { device_.quiesce(); }
+  void resume() override { device_.resume(); }
   void save_state(state::StateWriter& writer) const override;
   Status load_state(state::StateReader& reader) override;
   uint32_t config_read(uint16_t offset, unsigned size_bytes) override;
@@ -70,6 +72,7 @@ class PciTransport final : public PciFunction, public Transport {
   void send(uint16_t vector);
   void send_pending_locked();
   void update_msix();
+  void update_bus_master();
   bool msix_enabled() const { return msix_enabled_.load(std::memory_order_relaxed); }
 
   const std::unique_ptr<VirtioDevice> owned_;
@@ -87,6 +90,7 @@ class PciTransport final : public PciFunction, public Transport {
   std::vector<Vector> vectors_;
   std::atomic<uint16_t> configuration_vector_{kNoVector};
   std::atomic<bool> msix_enabled_{false}, msix_masked_{false};
+  bool bus_master_ = false;  // the device runs and sends messages only while the function may master the bus
   // MSI-X takes the place of the pin. [PCI-3.0 6.8.3.3]
   InterruptStatus status_{[this](bool level) { set_intx(level && !msix_enabled()); }};
 };

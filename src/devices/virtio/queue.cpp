@@ -84,6 +84,7 @@ Status Queue::map(const QueueConfig& config, uint64_t features) {
   packed_ = features & kFeaturePacked;
   event_index_ = features & kFeatureEventIndex;
   indirect_ = features & kFeatureIndirect;
+  in_order_ = features & kFeatureInOrder;
   size_ = config.size;
   if (size_ == 0 || size_ > config.maximum_size || (!packed_ && !std::has_single_bit(size_)))
     return fail(ErrorCode::kInvalidArgument, "virtqueue: bad size");
@@ -107,6 +108,7 @@ Status Queue::start(const QueueConfig& config, uint64_t features) {
   next_available_ = next_used_ = signalled_used_ = 0;
   available_wrap_ = used_wrap_ = signalled_wrap_ = true;
   notifications_ = true;
+  outstanding_.clear();
   return {};
 }
 
@@ -183,8 +185,13 @@ std::optional<Chain> Queue::pop_split() {
   auto chain = chain_from_table(head);
   if (!chain) return fail_queue();
   ++next_available_;
-  if (event_index_ && notifications_) store16(device_ + available_event(size_), next_available_);
+  if (event_index_ && notifications_) store_available_event();
   return chain;
+}
+
+void Queue::store_available_event() {
+  store16(device_ + available_event(size_), next_available_);
+  memory_.mark_written({device_address_ + available_event(size_)}, 2);
 }
 
 bool Queue::available_packed(uint16_t flags) const {
@@ -225,7 +232,9 @@ std::optional<Chain> Queue::pop_packed() {
 
 std::optional<Chain> Queue::pop() {
   if (!running_ || broken_) return std::nullopt;
-  return packed_ ? pop_packed() : pop_split();
+  auto chain = packed_ ? pop_packed() : pop_split();
+  if (chain && in_order_) outstanding_.push_back({.id = chain->id, .descriptors = chain->descriptors});
+  return chain;
 }
 
 bool Queue::empty() {
@@ -234,9 +243,9 @@ bool Queue::empty() {
   return load16(driver_ + kAvailableIndex) == next_available_;
 }
 
-void Queue::push_split(const Chain& chain, uint32_t written_bytes) {
+void Queue::push_split(uint16_t id, uint32_t written_bytes) {
   const size_t element = kUsedRing + kUsedElementBytes * size_t(next_used_ & (size_ - 1));
-  memory::store_relaxed<uint32_t>(device_ + element, chain.id);
+  memory::store_relaxed<uint32_t>(device_ + element, id);
   memory::store_relaxed<uint32_t>(device_ + element + 4, written_bytes);
   memory_.mark_written({device_address_ + element}, kUsedElementBytes);
   ++next_used_;
@@ -245,24 +254,38 @@ void Queue::push_split(const Chain& chain, uint32_t written_bytes) {
   memory_.mark_written({device_address_}, 4);
 }
 
-void Queue::push_packed(const Chain& chain, uint32_t written_bytes) {
+void Queue::push_packed(uint16_t id, uint16_t descriptors, uint32_t written_bytes) {
   const size_t offset = size_t{next_used_} * kDescriptorBytes;
   std::byte* const at = descriptors_ + offset;
   memory::store_relaxed<uint32_t>(at + 8, written_bytes);
-  store16(at + 12, chain.id);
+  store16(at + 12, id);
   std::atomic_thread_fence(std::memory_order_release);
   const uint16_t flags =
       static_cast<uint16_t>((used_wrap_ ? kPackedAvailable | kPackedUsed : 0) | (written_bytes ? kDescriptorWrite : 0));
   store16(at + 14, flags);
   memory_.mark_written({descriptors_address_ + offset}, kDescriptorBytes);
-  const unsigned next = next_used_ + chain.descriptors;
+  const unsigned next = next_used_ + descriptors;
   if (next >= size_) used_wrap_ = !used_wrap_;
   next_used_ = static_cast<uint16_t>(next >= size_ ? next - size_ : next);
 }
 
 void Queue::push(const Chain& chain, uint32_t written_bytes) {
   if (!running_ || broken_) return;
-  packed_ ? push_packed(chain, written_bytes) : push_split(chain, written_bytes);
+  if (!in_order_) return push_used(chain.id, chain.descriptors, written_bytes);
+  for (Outstanding& entry : outstanding_) {
+    if (entry.id != chain.id || entry.done) continue;
+    entry.done = true;
+    entry.written_bytes = written_bytes;
+    break;
+  }
+  for (; !outstanding_.empty() && outstanding_.front().done; outstanding_.pop_front()) {
+    const Outstanding& first = outstanding_.front();
+    push_used(first.id, first.descriptors, first.written_bytes);
+  }
+}
+
+void Queue::push_used(uint16_t id, uint16_t descriptors, uint32_t written_bytes) {
+  packed_ ? push_packed(id, descriptors, written_bytes) : push_split(id, written_bytes);
 }
 
 bool Queue::wants_interrupt() {
@@ -297,8 +320,7 @@ void Queue::set_notifications(bool on) {
     memory::store_relaxed<uint32_t>(device_, suppression);
     memory_.mark_written({device_address_}, 4);
   } else if (event_index_) {
-    if (on) store16(device_ + available_event(size_), next_available_);
-    memory_.mark_written({device_address_ + available_event(size_)}, 2);
+    if (on) store_available_event();
   } else {
     store16(device_, on ? 0 : kUsedNoNotify);
     memory_.mark_written({device_address_}, 2);
@@ -318,6 +340,7 @@ void Queue::save(state::StateWriter& writer) const {
 }
 
 void Queue::load(state::StateReader& reader) {
+  outstanding_.clear();
   reader.field("next_available", next_available_);
   reader.field("next_used", next_used_);
   reader.field("available_wrap", available_wrap_);
@@ -332,9 +355,35 @@ Status Queue::resume(const QueueConfig& config, uint64_t features) {
   const bool broken = broken_;
   RHEA_TRY(map(config, features));
   broken_ = broken;
+  if (!in_order_) outstanding_.clear();
   if (packed_ && (next_available_ >= size_ || next_used_ >= size_))
     return fail(ErrorCode::kCorrupt, "virtqueue: a position beyond the ring");
   return {};
+}
+
+SavedChain SavedChain::of(const Chain& chain) {
+  SavedChain saved{
+      .id = chain.id, .descriptors = chain.descriptors, .readable = static_cast<uint32_t>(chain.readable.size())};
+  for (const auto* segments : {&chain.readable, &chain.writable}) {
+    for (const Segment& segment : *segments) {
+      saved.addresses.push_back(segment.address.value);
+      saved.lengths_bytes.push_back(segment.length_bytes);
+    }
+  }
+  return saved;
+}
+
+std::optional<Chain> Queue::restore(const SavedChain& saved) {
+  const size_t count = saved.addresses.size();
+  if (saved.lengths_bytes.size() != count || saved.readable > count || outstanding_.size() >= kMaximumQueueSize)
+    return std::nullopt;
+  Chain chain{.id = saved.id, .descriptors = saved.descriptors};
+  for (size_t i = 0; i < count; ++i) {
+    const auto flags = i < saved.readable ? uint16_t{0} : kDescriptorWrite;
+    if (!add_segment(chain, {saved.addresses[i], saved.lengths_bytes[i], flags, 0})) return std::nullopt;
+  }
+  outstanding_.push_back({.id = chain.id, .descriptors = chain.descriptors});
+  return chain;
 }
 
 }  // namespace rhea::devices::virtio

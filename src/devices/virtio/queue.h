@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <optional>
 #include <span>
 #include <vector>
@@ -33,6 +34,25 @@ struct Chain {
   uint16_t descriptors = 0;  // ring entries it takes (packed ring)
   std::vector<Segment> readable, writable;
   uint64_t readable_bytes = 0, writable_bytes = 0;
+};
+
+// A chain that its device holds, as saved: its pieces by address, those to read first. What the ring itself held may be
+// overwritten by then.
+struct SavedChain {
+  uint16_t id = 0, descriptors = 0;
+  uint32_t readable = 0;  // pieces
+  std::vector<uint64_t> addresses;
+  std::vector<uint32_t> lengths_bytes;
+
+  static SavedChain of(const Chain& chain);
+  template <class Archive>
+  static void describe(Archive& archive, auto& self) {
+    archive.field("id", self.id);
+    archive.field("descriptors", self.descriptors);
+    archive.field("readable", self.readable);
+    archive.field("addresses", self.addresses);
+    archive.field("lengths", self.lengths_bytes);
+  }
 };
 
 // Copies out of / into the pieces of a chain; `skip`: bytes to pass over first. Return what was copied. write_to marks
@@ -74,7 +94,8 @@ class Queue {
   // The next available buffer, or nothing (then broken() may say why).
   std::optional<Chain> pop();
   bool empty();
-  // Gives a buffer back with `written_bytes` of its writable part filled.
+  // Gives a buffer back with `written_bytes` of its writable part filled. Any order will do: with IN_ORDER a buffer
+  // waits here until those taken before it are back. [VIRTIO-1.2 2.7.9, 2.8.6]
   void push(const Chain& chain, uint32_t written_bytes);
   // After pushes: whether the driver wants an interrupt. Once for any number of pushes.
   bool wants_interrupt();
@@ -84,8 +105,16 @@ class Queue {
   void save(state::StateWriter& writer) const;
   void load(state::StateReader& reader);  // before resume()
   Status resume(const QueueConfig& config, uint64_t features);
+  // A chain that was popped before the save; in the order of popping. Nothing: not one that this queue can have had.
+  std::optional<Chain> restore(const SavedChain& saved);
 
  private:
+  // With IN_ORDER: a chain handed out.
+  struct Outstanding {
+    uint16_t id, descriptors;
+    bool done = false;
+    uint32_t written_bytes = 0;
+  };
   struct Descriptor {
     uint64_t address;
     uint32_t length;
@@ -103,13 +132,15 @@ class Queue {
   std::optional<Chain> chain_from_table(uint16_t head) const;
   std::optional<Chain> pop_split();
   std::optional<Chain> pop_packed();
-  void push_split(const Chain& chain, uint32_t written_bytes);
-  void push_packed(const Chain& chain, uint32_t written_bytes);
+  void push_split(uint16_t id, uint32_t written_bytes);
+  void push_packed(uint16_t id, uint16_t descriptors, uint32_t written_bytes);
+  void push_used(uint16_t id, uint16_t descriptors, uint32_t written_bytes);
+  void store_available_event();
   bool available_packed(uint16_t flags) const;
 
   memory::GuestMemory& memory_;
   bool running_ = false, broken_ = false;
-  bool packed_ = false, event_index_ = false, indirect_ = false;
+  bool packed_ = false, event_index_ = false, indirect_ = false, in_order_ = false;
   uint16_t size_ = 0;
   std::byte *descriptors_ = nullptr, *driver_ = nullptr, *device_ = nullptr;
   uint64_t descriptors_address_ = 0, device_address_ = 0;
@@ -121,6 +152,7 @@ class Queue {
   uint16_t signalled_used_ = 0;  // next_used_ when wants_interrupt() was last asked
   bool signalled_wrap_ = true;
   bool notifications_ = true;
+  std::deque<Outstanding> outstanding_;
 };
 
 }  // namespace rhea::devices::virtio

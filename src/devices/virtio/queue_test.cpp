@@ -135,6 +135,18 @@ TEST_P(QueueTest, EventIndexNamesTheBufferThatInterrupts) {
   }
 }
 
+// Who watches the page of the used ring (or of the packed ring's event area) hears of the position written there.
+TEST_P(QueueTest, APositionWrittenByATakeIsAnnounced) {
+  start(kFeatureEventIndex);
+  driver.add(std::vector<VirtqueueDriver::Buffer>{{kData, 1, true}});
+  testing::FakeWriteObserver observer;
+  memory.get().add_observer(&observer);
+  memory.get().page_meta({driver.device()}) = memory::kPageHasCode;
+  ASSERT_TRUE(queue.pop());
+  EXPECT_FALSE(observer.writes.empty());
+  memory.get().remove_observer(&observer);
+}
+
 TEST_P(QueueTest, NotificationsAreSwitched) {
   queue.set_notifications(false);
   if (GetParam())

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "state/state_reader.h"
 #include "state/state_writer.h"
@@ -12,7 +13,7 @@ namespace rhea::devices::virtio {
 namespace {
 
 constexpr uint64_t kRingFeatures =
-    kFeatureIndirect | kFeatureEventIndex | kFeatureVersion1 | kFeaturePacked | kFeatureRingReset;
+    kFeatureIndirect | kFeatureEventIndex | kFeatureVersion1 | kFeaturePacked | kFeatureInOrder | kFeatureRingReset;
 
 }  // namespace
 
@@ -76,13 +77,31 @@ void VirtioDevice::start_locked() {
     }
   }
   running_ = true;
-  on_start();
+  activate_locked();
 }
 
 void VirtioDevice::stop_locked() {
-  if (!running_.exchange(false)) return;
-  on_stop();
+  if (!std::exchange(running_, false)) return;
+  if (active_.exchange(false)) on_stop();
+  on_reset();
   for (QueueState& queue : queues_) queue.ring->stop();
+}
+
+void VirtioDevice::activate_locked() {
+  if (!running_ || holds_ != 0 || active_.exchange(true)) return;
+  on_start();
+}
+
+void VirtioDevice::hold(Hold reason) {
+  const std::lock_guard lock(mutex_);
+  holds_ |= static_cast<uint8_t>(reason);
+  if (active_.exchange(false)) on_stop();
+}
+
+void VirtioDevice::release(Hold reason) {
+  const std::lock_guard lock(mutex_);
+  holds_ &= static_cast<uint8_t>(~static_cast<uint8_t>(reason));
+  activate_locked();
 }
 
 QueueConfig VirtioDevice::queue_config(unsigned queue) const {
@@ -124,20 +143,31 @@ void VirtioDevice::enable_queue(unsigned queue) {
     if (transport_) transport_->configuration_interrupt();
     return;
   }
-  on_queue_started(queue);
+  if (active_) on_queue_started(queue);  // otherwise it starts with the others
+}
+
+void VirtioDevice::stop_queue_locked(unsigned queue) {
+  QueueState& state = queues_[queue];
+  if (running_ && state.config.enabled) on_queue_stopped(queue);
+  state.ring->stop();
+  state.config.enabled = false;
+}
+
+void VirtioDevice::disable_queue(unsigned queue) {
+  const std::lock_guard lock(mutex_);
+  if (queue < queues_.size()) stop_queue_locked(queue);
 }
 
 void VirtioDevice::reset_queue(unsigned queue) {
   const std::lock_guard lock(mutex_);
   if (queue >= queues_.size() || !negotiated(kFeatureRingReset)) return;
   QueueState& state = queues_[queue];
-  if (running_ && state.config.enabled) on_queue_stopped(queue);
-  state.ring->stop();
+  stop_queue_locked(queue);
   state.config = {.size = state.config.maximum_size, .maximum_size = state.config.maximum_size};
 }
 
 void VirtioDevice::notify(unsigned queue) {
-  if (running_ && queue < queues_.size()) on_notify(queue);
+  if (active_ && queue < queues_.size()) on_notify(queue);
 }
 
 uint64_t VirtioDevice::read_configuration(uint32_t offset, unsigned size_bytes) {
@@ -167,16 +197,6 @@ void VirtioDevice::configuration_changed() {
 void VirtioDevice::needs_reset() {
   if (status_.fetch_or(kStatusNeedsReset) & kStatusNeedsReset) return;
   if (transport_) transport_->configuration_interrupt();
-}
-
-void VirtioDevice::quiesce() {
-  const std::lock_guard lock(mutex_);
-  if (running_) on_stop();
-}
-
-void VirtioDevice::resume() {
-  const std::lock_guard lock(mutex_);
-  if (running_) on_start();
 }
 
 void VirtioDevice::save_state(state::StateWriter& writer) const {
@@ -223,7 +243,7 @@ Status VirtioDevice::load_state(state::StateReader& reader) {
   for (QueueState& queue : queues_)
     if (queue.config.enabled) RHEA_TRY(queue.ring->resume(queue.config, accepted_));
   running_ = true;
-  on_start();
+  activate_locked();
   return {};
 }
 

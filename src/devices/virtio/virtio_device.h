@@ -59,18 +59,24 @@ class VirtioDevice : public io::Device {
   enum class Area : uint8_t { kDescriptors, kDriver, kDevice };
   void set_queue_area(unsigned queue, Area area, bool high, uint32_t value);
   void enable_queue(unsigned queue);
-  void reset_queue(unsigned queue);  // [VIRTIO-1.2 2.6.1]
+  void disable_queue(unsigned queue);  // its configuration stays, and may be changed [VIRTIO-1.2 4.2.2.2]
+  void reset_queue(unsigned queue);    // [VIRTIO-1.2 2.6.1]
   void notify(unsigned queue);
   // Device-specific configuration: little-endian, sizes 1-8; beyond its end reads zero, writes are ignored.
   uint64_t read_configuration(uint32_t offset, unsigned size_bytes);
   void write_configuration(uint32_t offset, uint64_t value, unsigned size_bytes);
+  // While one of these holds it, a device leaves its queues alone; what is in flight is finished before hold() returns.
+  // Any thread but the device's own.
+  enum class Hold : uint8_t { kTransport = 1, kSave = 2 };  // it may not reach memory; its state is saved or loaded
+  void hold(Hold reason);
+  void release(Hold reason);
   uint32_t configuration_generation() const { return generation_; }
 
   // --- io::Device ---
   std::string_view name() const override { return description_.name; }
   void reset() override { set_status(0); }
-  void quiesce();  // finishes what is in flight and leaves the queues alone, until resume()
-  void resume();
+  void quiesce() override { hold(Hold::kSave); }
+  void resume() override { release(Hold::kSave); }
   void save_state(state::StateWriter& writer) const override;  // quiesced, while the vCPUs stand
   Status load_state(state::StateReader& reader) override;
 
@@ -86,14 +92,16 @@ class VirtioDevice : public io::Device {
   void needs_reset();
 
   // Called with the device's lock held, on the thread that wrote the status (or loads state).
-  virtual void on_start() = 0;                // DRIVER_OK: enabled queues run
-  virtual void on_stop() = 0;                 // after it returns no queue is touched and no buffer is in use
+  virtual void on_start() = 0;                // enabled queues run: from DRIVER_OK on, and after each stop
+  virtual void on_stop() = 0;                 // after it returns no queue is touched and no buffer is written or read
+  virtual void on_reset() {}                  // after a stop: buffers taken and not given back are the driver's again
   virtual void on_queue_started(unsigned) {}  // a queue enabled again after a reset of its own
   virtual void on_queue_stopped(unsigned) {}  // as on_stop(), for one queue
   // No lock held; any vCPU thread.
   virtual void on_notify(unsigned queue) = 0;
   virtual void fill_configuration(std::span<std::byte> out) = 0;
   virtual void on_configuration_written(uint32_t, std::span<const std::byte>) {}
+  // With what was taken from the queues and not given back, in the order of taking (SavedChain).
   virtual void save_device(state::StateWriter&) const {}
   virtual void load_device(state::StateReader&) {}
 
@@ -104,6 +112,8 @@ class VirtioDevice : public io::Device {
   };
   void stop_locked();
   void start_locked();
+  void activate_locked();
+  void stop_queue_locked(unsigned queue);
   bool changeable(unsigned queue) const { return queue < queues_.size() && !queues_[queue].config.enabled; }
 
   const Description description_;
@@ -115,7 +125,9 @@ class VirtioDevice : public io::Device {
   std::unique_ptr<std::atomic<uint16_t>[]> vectors_;
   uint64_t accepted_ = 0;
   std::atomic<uint8_t> status_{0};
-  std::atomic<bool> running_{false};
+  bool running_ = false;             // from DRIVER_OK to the reset
+  uint8_t holds_ = 0;                // of Hold
+  std::atomic<bool> active_{false};  // running and not held
   std::atomic<uint32_t> generation_{0};
 };
 

@@ -97,8 +97,12 @@ class Machine {
   void request_stop();
 
   // Every device, processor and clock; RAM is not included. Only while paused or before run().
-  void save_state(state::StateWriter& writer) const;
+  void save_state(state::StateWriter& writer);
   Status load_state(state::StateReader& reader);
+  // Between these two no device touches RAM or interrupts: what is in flight is finished before the first returns.
+  // save_state() and load_state() see to it for themselves; who copies RAM as well calls these around both. They nest.
+  void quiesce_devices();
+  void resume_devices();
 
   // --- debugger; event loop's thread ---
   // Told of stops that pause(), step(), a breakpoint or a triple fault cause; with a listener a triple fault pauses
@@ -186,6 +190,7 @@ class Machine {
   bool paused_ = false;
   bool pause_requested_ = false;
   bool in_slice_ = false;
+  unsigned quiesced_ = 0;
   std::optional<unsigned> stepping_;  // the one vCPU that runs
   struct Stop {
     unsigned vcpu;

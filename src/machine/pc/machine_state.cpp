@@ -29,7 +29,18 @@ Status load_clock(state::StateReader& reader, io::Clock& clock) {
 
 }  // namespace
 
-void Machine::save_state(state::StateWriter& writer) const {
+void Machine::quiesce_devices() {
+  if (quiesced_++ != 0) return;
+  for (const NamedDevice& entry : devices_) entry.device->quiesce();
+}
+
+void Machine::resume_devices() {
+  if (--quiesced_ != 0) return;
+  for (const NamedDevice& entry : devices_) entry.device->resume();
+}
+
+void Machine::save_state(state::StateWriter& writer) {
+  quiesce_devices();
   writer.section("machine", kMachineVersion, [&](state::StateWriter& section) {
     section.field("low_bytes", layout_.low_bytes());
     section.field("high_bytes", layout_.high_bytes());
@@ -49,12 +60,14 @@ void Machine::save_state(state::StateWriter& writer) const {
     writer.section(entry.name, entry.state_version,
                    [&](state::StateWriter& section) { entry.device->save_state(section); });
   }
+  resume_devices();
 }
 
 Status Machine::load_state(state::StateReader& reader) {
   auto check = [&](Status status) {
     if (!status) reader.fail_with(status.error());
   };
+  quiesce_devices();
   reader.section("machine", kMachineVersion, [&](state::StateReader& section) {
     uint64_t low_bytes = 0, high_bytes = 0;
     uint32_t cpu_count = 0;
@@ -82,6 +95,8 @@ Status Machine::load_state(state::StateReader& reader) {
     reader.section(entry.name, entry.state_version,
                    [&](state::StateReader& section) { check(entry.device->load_state(section)); });
   }
+  // What goes on by itself does so with everything loaded: an interrupt finds its controllers.
+  resume_devices();
   return reader.status();
 }
 

@@ -87,10 +87,7 @@ void Net::on_start() {
 }
 
 void Net::on_stop() {
-  thread_.run_sync([this] {
-    serving_ = false;
-    receive_chains_.clear();
-  });
+  thread_.run_sync([this] { serving_ = false; });
 }
 
 void Net::on_queue_stopped(unsigned index) {
@@ -221,8 +218,22 @@ void Net::fill_configuration(std::span<std::byte> out) {
   std::memcpy(out.data() + kMtuOffset, &options_.mtu, 2);
 }
 
-void Net::save_device(state::StateWriter& writer) const { writer.field("mac", mac_); }
+void Net::save_device(state::StateWriter& writer) const {
+  writer.field("mac", mac_);
+  std::vector<SavedChain> held;
+  for (const Chain& chain : receive_chains_) held.push_back(SavedChain::of(chain));
+  writer.field("held", held);
+}
 
-void Net::load_device(state::StateReader& reader) { reader.field("mac", mac_); }
+void Net::load_device(state::StateReader& reader) {
+  reader.field("mac", mac_);
+  std::vector<SavedChain> held;
+  reader.field("held", held);
+  for (const SavedChain& saved : held) {
+    auto chain = queue(kReceive).restore(saved);
+    reader.validate(chain.has_value(), "holds a buffer that is no RAM");
+    if (chain) receive_chains_.push_back(std::move(*chain));
+  }
+}
 
 }  // namespace rhea::devices::virtio

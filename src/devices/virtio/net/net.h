@@ -37,6 +37,7 @@ class Net final : public VirtioDevice {
  protected:
   void on_start() override;
   void on_stop() override;
+  void on_reset() override { receive_chains_.clear(); }
   void on_queue_started(unsigned) override { bell_->ring(); }
   void on_queue_stopped(unsigned index) override;
   void on_notify(unsigned) override { bell_->ring(); }

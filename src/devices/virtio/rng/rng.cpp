@@ -20,8 +20,7 @@ Result<std::unique_ptr<Rng>> Rng::create(const std::string& name, const Context&
 }
 
 Rng::Rng(const std::string& name, const Context& context)
-    : VirtioDevice({.name = name, .type = DeviceType::kEntropy, .features = kFeatureInOrder, .queue_sizes = {64}},
-                   context.memory),
+    : VirtioDevice({.name = name, .type = DeviceType::kEntropy, .queue_sizes = {64}}, context.memory),
       thread_(context.thread) {}
 
 Rng::~Rng() { set_status(0); }
