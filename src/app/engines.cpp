@@ -35,9 +35,11 @@ machine::Machine::Options machine_options_of(const RunOptions& options) {
   machine.board.debug_exit = options.debug_exit;
   machine.board.disks = options.disks;
   machine.board.entropy = options.clock == ClockKind::kHost;
-  if (options.user_network && options.clock == ClockKind::kHost)
-    machine.board.networks.push_back(
-        {.forwards = options.forwards, .guest_name = options.name, .capture = options.capture});
+  if (options.clock != ClockKind::kHost) return machine;
+  machine.board.capture = options.capture;
+  machine.board.networks = options.networks;
+  for (machine::NetworkOptions& network : machine.board.networks) network.machine_name = options.name;
+  if (const auto user = first_user_network(machine.board.networks)) user->forwards = options.forwards;
   return machine;
 }
 

@@ -20,7 +20,6 @@ constexpr std::string_view kVersion = "rhea 0.1.0";
 constexpr std::array<std::string_view, 4> kCommands = {"run", "image", "version", "help"};
 constexpr std::array<std::string_view, 3> kEngines = {"auto", "dbt", "kvm"};
 constexpr std::array<std::string_view, 4> kConsoles = {"tty", "stdio", "file:PATH", "none"};
-constexpr std::array<std::string_view, 2> kNetworks = {"user", "none"};
 constexpr std::array<std::string_view, 2> kSandbox = {"on", "off"};
 constexpr std::array<std::string_view, 2> kClocks = {"host", "instructions"};
 
@@ -28,8 +27,7 @@ constexpr std::array<std::string_view, 2> kClocks = {"host", "instructions"};
 struct Raw {
   std::string memory, cpus = "1", console, sandbox, clock = "host", dbt_opt = "1", dbt_verify = "0", dbt_cache = "256M";
   bool no_reboot = false;
-  std::vector<std::string> disks, forwards;
-  std::string net = "user";
+  std::vector<std::string> disks, forwards, networks;
 };
 
 std::unexpected<Error> usage(std::string message) { return fail(ErrorCode::kInvalidArgument, std::move(message)); }
@@ -64,16 +62,22 @@ void add_run_options(CLI::App& run, RunOptions& options, Raw& raw) {
       ->type_name("FILE[,...]")
       ->expected(1)
       ->take_all();
-  run.add_option("--net", raw.net,
-                 "Network: user (outbound through this host's sockets, no privileges), none (default user)")
-      ->type_name("KIND");
+  run.add_option(
+         "--net", raw.networks,
+         "Network card, may be given several times: user (outbound through this host's sockets, no privileges), "
+         "tap=NAME or bridge=NAME (of this host), none (default user); behind it "
+         "[,mac=ADDRESS][,mtu=N][,queues=N][,link=up|down]")
+      ->type_name("KIND[,...]")
+      ->expected(1)
+      ->take_all();
   run.add_option("--forward", raw.forwards,
-                 "Lead a port of this host to the guest: tcp:2222:22, udp:[ADDRESS:]PORT:PORT")
+                 "Lead a port of this host to the guest, by the first user network: tcp:2222:22, "
+                 "udp:[ADDRESS:]PORT:PORT")
       ->type_name("FORWARD")
       ->expected(1)
       ->take_all();
   run.add_option("--capture", options.capture,
-                 "Write all frames of the network card to a file that tcpdump and Wireshark read (pcap)")
+                 "Write all frames of the network cards to a file that tcpdump and Wireshark read (pcap)")
       ->type_name("FILE");
   run.add_flag("--no-reboot", raw.no_reboot, "End with status 4 where the guest asks for a reset");
   run.add_option("--sandbox", raw.sandbox,
@@ -163,6 +167,21 @@ Status set_sandbox(RunOptions& options, const std::string& text) {
   return {};
 }
 
+Status set_networks(RunOptions& options, const Raw& raw) {
+  const bool none = std::ranges::find(raw.networks, "none") != raw.networks.end();
+  if (none && raw.networks.size() > 1) return usage("--net none is no network: leave the other --net away");
+  if (raw.networks.empty()) options.networks.emplace_back();
+  for (const std::string& network : raw.networks)
+    if (!none) options.networks.push_back(RHEA_TRY(machine::parse_network(network)));
+  for (size_t i = 0; i < options.networks.size(); ++i)
+    for (size_t j = 0; j < i; ++j)
+      if (options.networks[i].mac && options.networks[i].mac == options.networks[j].mac)
+        return usage("two network cards have the same address (mac=)");
+  if (!first_user_network(options.networks) && !options.forwards.empty()) return usage("--forward needs --net user");
+  if (options.networks.empty() && !options.capture.empty()) return usage("--capture needs a network (--net user)");
+  return {};
+}
+
 Status check_run_options(RunOptions& options, const Raw& raw) {
   if (options.kernel.empty() && options.what.empty())
     return usage("nothing to run: name a system or a file (rhea run debian), or use --kernel FILE");
@@ -176,10 +195,7 @@ Status check_run_options(RunOptions& options, const Raw& raw) {
   RHEA_TRY(set_console(options, raw.console));
   for (const std::string& disk : raw.disks) options.disks.push_back(RHEA_TRY(machine::parse_disk(disk)));
   for (const std::string& forward : raw.forwards) options.forwards.push_back(RHEA_TRY(net::parse_forward(forward)));
-  if (raw.net != "user" && raw.net != "none") return unknown_choice("network", raw.net, kNetworks);
-  options.user_network = raw.net == "user";
-  if (!options.user_network && !options.forwards.empty()) return usage("--forward needs --net user");
-  if (!options.user_network && !options.capture.empty()) return usage("--capture needs a network (--net user)");
+  RHEA_TRY(set_networks(options, raw));
   RHEA_TRY(set_sandbox(options, raw.sandbox));
   if (options.engine == "kvm") return usage("engine kvm is not built yet; use dbt");
   if (options.engine != "auto" && options.engine != "dbt") return unknown_choice("engine", options.engine, kEngines);

@@ -2,6 +2,7 @@
 // The command line of `rhea`.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -31,8 +32,8 @@ struct RunOptions {
   bool memory_given = false;  // the user said how much
   std::vector<machine::DiskOptions> disks;
   std::vector<std::string> temporary_files;  // removed once the machine has opened them
-  bool user_network = true;
-  std::vector<net::Forward> forwards;
+  std::vector<machine::NetworkOptions> networks;
+  std::vector<net::Forward> forwards;  // to the first user network
   std::string capture;
   ConsoleKind console = ConsoleKind::kStdio;
   std::string console_path;
@@ -57,6 +58,13 @@ struct Invocation {
   std::optional<ImageCommand> image = std::nullopt;
   std::string print;
 };
+
+// The one that forwards lead to; null where there is none.
+template <class Networks>
+auto* first_user_network(Networks& networks) {
+  const auto found = std::ranges::find(networks, machine::NetworkOptions::Kind::kUser, &machine::NetworkOptions::kind);
+  return found == networks.end() ? nullptr : &*found;
+}
 
 // Errors (kInvalidArgument): usage, in one line, with the nearest right word where one is near.
 Result<Invocation> parse_command_line(int argc, const char* const* argv);

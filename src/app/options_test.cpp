@@ -92,6 +92,53 @@ TEST(Options, DefaultsAndLongForms) {
   EXPECT_TRUE(result->run->reboot);
 }
 
+TEST(Options, NetworkCards) {
+  using Kind = machine::NetworkOptions::Kind;
+  EXPECT_EQ(parse({"run", "--kernel=k"})->run->networks.size(), 1u);
+  EXPECT_TRUE(parse({"run", "--kernel=k", "--net", "none"})->run->networks.empty());
+  auto result = parse({"run", "--kernel=k", "--net", "tap=tap0,mac=52:48:45:01:02:03", "--net",
+                       "user,mtu=9000,queues=4,link=down", "--net", "bridge=br0", "--net", "user", "--forward",
+                       "tcp:2222:22", "--capture", "f"});
+  ASSERT_TRUE(result) << result.error().to_string();
+  const auto& networks = result->run->networks;
+  ASSERT_EQ(networks.size(), 4u);
+  EXPECT_EQ(networks[0].kind, Kind::kTap);
+  EXPECT_EQ(networks[0].interface, "tap0");
+  EXPECT_EQ(networks[0].mac, (std::array<uint8_t, 6>{0x52, 0x48, 0x45, 1, 2, 3}));
+  EXPECT_EQ(networks[1].kind, Kind::kUser);
+  EXPECT_EQ(networks[1].mtu, 9000);
+  EXPECT_EQ(networks[1].queues, 4u);
+  EXPECT_FALSE(networks[1].link_up);
+  EXPECT_EQ(networks[2].kind, Kind::kBridge);
+  EXPECT_EQ(networks[2].interface, "br0");
+  EXPECT_EQ(first_user_network(networks), &networks[1]);
+  EXPECT_NE(machine::mac_of(networks[2], 2), machine::mac_of(networks[3], 3));
+}
+
+TEST(Options, NetworkMistakes) {
+  const auto error = [](std::initializer_list<const char*> nets) {
+    std::vector<const char*> arguments = {"rhea", "run", "--kernel=k"};
+    for (const char* net : nets) arguments.insert(arguments.end(), {"--net", net});
+    const auto result = parse_command_line(static_cast<int>(arguments.size()), arguments.data());
+    return result ? std::string("no error") : result.error().to_string();
+  };
+  EXPECT_THAT(error({"usr"}), HasSubstr("did you mean 'user'?"));
+  EXPECT_THAT(error({"wifi"}), HasSubstr("user, tap=NAME, bridge=NAME, none"));
+  EXPECT_THAT(error({"user,macc=1"}), HasSubstr("did you mean 'mac'?"));
+  EXPECT_THAT(error({"user,mac=52:48:45:01:02"}), HasSubstr("is no address of a card"));
+  EXPECT_THAT(error({"user,mac=53:48:45:01:02:03"}), HasSubstr("first byte is odd"));
+  EXPECT_THAT(error({"user,mac=zz:48:45:01:02:03"}), HasSubstr("is no address of a card"));
+  EXPECT_THAT(error({"user,mtu=100"}), HasSubstr("out of range"));
+  EXPECT_THAT(error({"user,queues=17"}), HasSubstr("out of range"));
+  EXPECT_THAT(error({"user,link=maybe"}), HasSubstr("none of up, down"));
+  EXPECT_THAT(error({"user", "none"}), HasSubstr("--net none is no network"));
+  EXPECT_THAT(error({"user,mac=52:48:45:01:02:03", "user,mac=52:48:45:01:02:03"}), HasSubstr("same address"));
+  EXPECT_THAT(error_of({"run", "--kernel=k", "--net", "tap=t", "--forward", "tcp:1:2"}),
+              HasSubstr("--forward needs --net user"));
+  EXPECT_THAT(error_of({"run", "--kernel=k", "--net", "none", "--capture", "f"}),
+              HasSubstr("--capture needs a network"));
+}
+
 TEST(Options, VerifyTakesAnInterval) {
   auto result = parse({"run", "--kernel=k", "--dbt-verify=1000"});
   ASSERT_TRUE(result) << result.error().to_string();

@@ -86,7 +86,7 @@ class Session {
   std::unique_ptr<sandbox::Sandbox> sandbox_;
   std::unique_ptr<Machine> machine_;
   std::unique_ptr<Debugger> debugger_;
-  bool network_ = false;
+  bool user_network_ = false, tap_ = false;
   bool power_button_pressed_ = false;
   bool killed_ = false;
   std::string statistics_;
@@ -140,7 +140,11 @@ Status Session::create_machine() {
   machine_options.start_paused = options_.gdb_wait;
   machine_options.board.serial[0] = console_.get();
   for (machine::NetworkOptions& network : machine_options.board.networks) {
-    network_ = true;
+    if (network.kind != machine::NetworkOptions::Kind::kUser) {
+      tap_ = true;
+      continue;
+    }
+    user_network_ = true;
     if (options_.sandbox) network.on_thread_start = confine_network_thread;
   }
   if (!options_.debugcon.empty()) {
@@ -165,7 +169,7 @@ Status Session::create_machine() {
 Status Session::confine() {
   if (!options_.sandbox) return {};
   constexpr std::string_view kHint = "cannot confine the virtual machine (--sandbox off runs it without)";
-  auto made = sandbox::Sandbox::create({.connections = !options_.gdb.empty(), .network = network_});
+  auto made = sandbox::Sandbox::create({.connections = !options_.gdb.empty(), .network = user_network_, .tap = tap_});
   if (!made) return fail(made.error().context(std::string(kHint)));
   sandbox_ = std::move(*made);
   if (auto confined = sandbox_->confine_process(); !confined) return fail(confined.error().context(std::string(kHint)));

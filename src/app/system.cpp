@@ -44,7 +44,7 @@ bool port_is_free(uint16_t port) {
 std::optional<uint16_t> lead_to_ssh(RunOptions& options) {
   for (const net::Forward& forward : options.forwards)
     if (!forward.udp && forward.guest_port == kSshPort) return forward.host_port;
-  if (!options.user_network) return std::nullopt;
+  if (!first_user_network(options.networks)) return std::nullopt;
   for (uint16_t port = kFirstSshForward; port < kFirstSshForward + kSshForwards; ++port) {
     if (!port_is_free(port)) continue;
     options.forwards.push_back({.host_port = port, .guest_port = kSshPort});

@@ -20,10 +20,12 @@ namespace {
 constexpr uint32_t kMagicNanoseconds = 0xa1b23c4d;  // in the writer's byte order, which readers tell from it
 constexpr uint32_t kSnapBytes = 262144, kEthernet = 1;
 
+}  // namespace
+
 // One record, or the file's head, in one write: what is cut short by a crash is the last record only.
-class File {
+class CaptureFile {
  public:
-  explicit File(base::UniqueFd fd) : fd_(std::move(fd)) {}
+  explicit CaptureFile(base::UniqueFd fd) : fd_(std::move(fd)) {}
 
   Status write_head() {
     // Magic, version 2.4, two words that are zero, longest frame, link type.
@@ -54,35 +56,46 @@ class File {
   std::vector<std::byte> record_;
 };
 
+namespace {
+
 class CapturedNetwork final : public Network {
  public:
-  CapturedNetwork(std::unique_ptr<Network> network, std::unique_ptr<File> file)
+  CapturedNetwork(std::unique_ptr<Network> network, std::shared_ptr<CaptureFile> file)
       : file_(std::move(file)), network_(std::move(network)) {}
+
+  Offloads sends() const override { return network_->sends(); }
+  void set_receives(const Offloads& taken) override { network_->set_receives(taken); }
+  void receive_more() override { network_->receive_more(); }
 
   void set_receiver(Receiver receiver) override {
     if (!receiver) return network_->set_receiver(nullptr);
-    network_->set_receiver([file = file_.get(), receiver = std::move(receiver)](std::span<const std::byte> frame) {
+    network_->set_receiver([file = file_.get(), receiver = std::move(receiver)](std::span<const std::byte> frame,
+                                                                                const FrameOffload& offload) {
       file->note(frame);
-      receiver(frame);
+      return receiver(frame, offload);
     });
   }
 
-  void send(std::span<const std::byte> frame) override {
+  void send(std::span<const std::byte> frame, const FrameOffload& offload) override {
     file_->note(frame);
-    network_->send(frame);
+    network_->send(frame, offload);
   }
 
  private:
-  std::unique_ptr<File> file_;  // outlives the network, whose thread writes to it
+  std::shared_ptr<CaptureFile> file_;  // outlives the network, whose thread writes to it
   std::unique_ptr<Network> network_;
 };
 
 }  // namespace
 
-Result<std::unique_ptr<Network>> capture_network(std::unique_ptr<Network> network, const std::string& path) {
-  auto file = std::make_unique<File>(RHEA_TRY(base::open_file(path, O_WRONLY | O_CREAT | O_TRUNC, 0600)));
+Result<std::shared_ptr<CaptureFile>> create_capture(const std::string& path) {
+  auto file = std::make_shared<CaptureFile>(RHEA_TRY(base::open_file(path, O_WRONLY | O_CREAT | O_TRUNC, 0600)));
   if (const Status head = file->write_head(); !head)
     return fail(head.error().context("writing the network capture " + path));
+  return file;
+}
+
+std::unique_ptr<Network> capture_network(std::unique_ptr<Network> network, std::shared_ptr<CaptureFile> file) {
   return std::make_unique<CapturedNetwork>(std::move(network), std::move(file));
 }
 

@@ -10,9 +10,15 @@
 
 namespace rhea::net {
 
-// `network` with all of its frames, of both directions, written to a new file at `path`, which tcpdump and Wireshark
-// read; an existing file is replaced. A file that cannot be written to any more (a full disk) ends the capture, not the
-// network. Frames are noted in the order in which they were taken. Errors: the file cannot be created.
-Result<std::unique_ptr<Network>> capture_network(std::unique_ptr<Network> network, const std::string& path);
+class CaptureFile;
+
+// A new file at `path`, which tcpdump and Wireshark read; an existing one is replaced. One that cannot be written to
+// any more (a full disk) ends the capture, not the network. Errors: it cannot be created.
+Result<std::shared_ptr<CaptureFile>> create_capture(const std::string& path);
+
+// `network` with all of its frames, of both directions, noted in the file in the order in which they were taken.
+// Several networks may share a file; the cards' addresses tell their frames apart. Frames are noted as they pass: with
+// offloads, longer than the network's MTU and without checksums.
+std::unique_ptr<Network> capture_network(std::unique_ptr<Network> network, std::shared_ptr<CaptureFile> file);
 
 }  // namespace rhea::net

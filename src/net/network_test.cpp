@@ -87,12 +87,13 @@ TEST(UserNetwork, OffersAnAddress) {
   std::mutex mutex;
   std::condition_variable came;
   std::vector<std::byte> answer;
-  (*network)->set_receiver([&](std::span<const std::byte> frame) {
+  (*network)->set_receiver([&](std::span<const std::byte> frame, const FrameOffload&) {
     std::lock_guard lock(mutex);
     if (frame.size() > 14 + 28 + 236) answer.assign(frame.begin(), frame.end());
     came.notify_one();
+    return true;
   });
-  (*network)->send(discover());
+  (*network)->send(discover(), {});
   {
     std::unique_lock lock(mutex);
     ASSERT_TRUE(came.wait_for(lock, std::chrono::seconds(20), [&] { return !answer.empty(); }));

@@ -18,6 +18,7 @@
 #include <thread>
 
 #include "base/fd.h"
+#include "net/coalescer.h"
 #include "net/network.h"
 
 namespace rhea::net {
@@ -32,9 +33,14 @@ int64_t now_ns() {
   return int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
 }
 
-in_addr address(const char* text) {
-  in_addr result{};
-  inet_pton(AF_INET, text, &result);
+// Host `host` of the network with this index: 10.0.2.x for the first.
+in_addr address(unsigned index, unsigned host) { return {htonl(0x0a000200 + (index << 8) + host)}; }
+in6_addr address6(unsigned index, unsigned host) {
+  in6_addr result{};
+  result.s6_addr[0] = 0xfe;
+  result.s6_addr[1] = 0xc0;
+  result.s6_addr[7] = static_cast<uint8_t>(index);
+  result.s6_addr[15] = static_cast<uint8_t>(host);
   return result;
 }
 
@@ -59,16 +65,18 @@ class UserNetwork final : public Network {
     SlirpConfig config{};
     config.version = 4;
     config.in_enabled = true;
-    config.vnetwork = address("10.0.2.0");
-    config.vnetmask = address("255.255.255.0");
-    config.vhost = address("10.0.2.2");
-    config.vdhcp_start = address("10.0.2.15");
-    config.vnameserver = address("10.0.2.3");
+    const auto own = [&options](unsigned host) { return address(options.index, host); };
+    config.vnetwork = own(0);
+    config.vnetmask = in_addr{htonl(0xffffff00)};
+    config.vhost = own(2);
+    config.vdhcp_start = guest_ = own(15);
+    config.vnameserver = own(3);
     config.in6_enabled = true;
-    inet_pton(AF_INET6, "fec0::", &config.vprefix_addr6);
+    config.vprefix_addr6 = address6(options.index, 0);
     config.vprefix_len = 64;
-    inet_pton(AF_INET6, "fec0::2", &config.vhost6);
-    inet_pton(AF_INET6, "fec0::3", &config.vnameserver6);
+    config.vhost6 = address6(options.index, 2);
+    config.vnameserver6 = address6(options.index, 3);
+    config.if_mtu = config.if_mru = options.mtu;
     config.vhostname = options.guest_name.c_str();
     slirp_ = slirp_new(&config, &kCallbacks, this);
     if (!slirp_) return fail(ErrorCode::kInternal, "the user-mode network cannot be set up");
@@ -90,7 +98,15 @@ class UserNetwork final : public Network {
     receiver_ = std::move(receiver);
   }
 
-  void send(std::span<const std::byte> frame) override {
+  // A long TCP segment is read like a short one, but the sums are looked at.
+  Offloads sends() const override { return {.tcp4 = true, .tcp6 = true, .congestion = true}; }
+
+  void set_receives(const Offloads& taken) override {
+    std::lock_guard lock(receiver_mutex_);
+    receives_ = taken;
+  }
+
+  void send(std::span<const std::byte> frame, const FrameOffload&) override {
     if (frame.size() < kMinimumFrameBytes || frame.size() > kMaximumFrameBytes) return;
     {
       std::lock_guard lock(outgoing_mutex_);
@@ -106,7 +122,7 @@ class UserNetwork final : public Network {
   static ssize_t send_packet(const void* data, size_t bytes, void* opaque) {
     UserNetwork& network = self(opaque);
     std::lock_guard lock(network.receiver_mutex_);
-    if (network.receiver_) network.receiver_({static_cast<const std::byte*>(data), bytes});
+    network.coalescer_.add({static_cast<const std::byte*>(data), bytes}, network.receives_);
     return static_cast<ssize_t>(bytes);
   }
   static void guest_error(const char*, void*) {}  // a guest may send what it likes
@@ -155,8 +171,7 @@ class UserNetwork final : public Network {
     in_addr host{};
     if (inet_pton(AF_INET, forward.host_address.c_str(), &host) != 1)
       return fail(ErrorCode::kInvalidArgument, fmt::format("'{}' is no IPv4 address", forward.host_address));
-    if (slirp_add_hostfwd(slirp_, forward.udp, host, forward.host_port, address("10.0.2.15"), forward.guest_port) == 0)
-      return {};
+    if (slirp_add_hostfwd(slirp_, forward.udp, host, forward.host_port, guest_, forward.guest_port) == 0) return {};
     return fail(Error::from_errno(errno, fmt::format("cannot forward {} port {} of {}", forward.udp ? "UDP" : "TCP",
                                                      forward.host_port, forward.host_address)));
   }
@@ -183,6 +198,8 @@ class UserNetwork final : public Network {
       slirp_pollfds_poll(slirp_, ready < 0, get_events, this);
       take_outgoing();
       run_timers();
+      std::lock_guard lock(receiver_mutex_);
+      coalescer_.flush();
     }
   }
 
@@ -208,10 +225,15 @@ class UserNetwork final : public Network {
 
   base::UniqueFd wake_;
   Slirp* slirp_ = nullptr;
+  in_addr guest_{};
   std::atomic<bool> quit_{false};
   std::mutex outgoing_mutex_, receiver_mutex_;
   std::deque<std::vector<std::byte>> outgoing_;
-  Receiver receiver_;
+  Receiver receiver_;  // under receiver_mutex_, as are the next two
+  Offloads receives_;
+  Coalescer coalescer_{[this](std::span<const std::byte> frame, const FrameOffload& offload) {
+    if (receiver_) receiver_(frame, offload);  // what does not fit is lost
+  }};
   std::vector<Timer*> timers_;  // the thread's from here on
   std::vector<pollfd> fds_;
   std::thread thread_;

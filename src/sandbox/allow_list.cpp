@@ -6,6 +6,7 @@
 
 #include <asm/termbits.h>
 #include <fcntl.h>
+#include <linux/if_tun.h>
 #include <linux/sched.h>
 #include <signal.h>
 #include <sys/ioctl.h>
@@ -123,6 +124,11 @@ constexpr Rule kConnectionRules[] = {
     allow(SYS_shutdown, "a connection's end"),   allow(SYS_unlink, "a listening Unix socket's name goes with it"),
 };
 
+// A tap device, which was opened before.
+constexpr Rule kTapRules[] = {
+    allow(SYS_ioctl, "what the guest's driver takes undone in a frame", equals(1, TUNSETOFFLOAD)),
+};
+
 // The library of the user-mode network. Executing programs and serving files, which it can do too, it is not asked for.
 constexpr Rule kNetworkRules[] = {
     allow(SYS_socket, "the guest's connections", equals(0, AF_INET)),
@@ -153,6 +159,7 @@ constexpr Rule kNetworkRules[] = {
 
 std::span<const Rule> device_rules() { return kDeviceRules; }
 std::span<const Rule> network_rules() { return kNetworkRules; }
+std::span<const Rule> tap_rules() { return kTapRules; }
 std::span<const Rule> connection_rules() { return kConnectionRules; }
 std::span<const Rule> vcpu_rules() { return kVcpuRules; }
 

@@ -37,6 +37,7 @@ std::span<const Rule> device_rules();
 std::span<const Rule> connection_rules();
 // Beyond that, to the thread of a user-mode network, which acts for the guest through this host's sockets.
 std::span<const Rule> network_rules();
+std::span<const Rule> tap_rules();
 // tgkill() takes the process's own id, which no constant table knows: arguments that equal this are replaced by it.
 inline constexpr uint64_t kOwnProcess = 0x7fff'ffff'0000'0001;
 

@@ -243,6 +243,19 @@ bool Queue::empty() {
   return load16(driver_ + kAvailableIndex) == next_available_;
 }
 
+void Queue::put_back(const Chain& chain) {
+  if (in_order_ && !outstanding_.empty()) outstanding_.pop_back();
+  if (!packed_) {
+    --next_available_;
+    return;
+  }
+  if (next_available_ < chain.descriptors) {
+    next_available_ = static_cast<uint16_t>(next_available_ + size_);
+    available_wrap_ = !available_wrap_;
+  }
+  next_available_ = static_cast<uint16_t>(next_available_ - chain.descriptors);
+}
+
 void Queue::push_split(uint16_t id, uint32_t written_bytes) {
   const size_t element = kUsedRing + kUsedElementBytes * size_t(next_used_ & (size_ - 1));
   memory::store_relaxed<uint32_t>(device_ + element, id);

@@ -94,6 +94,8 @@ class Queue {
   // The next available buffer, or nothing (then broken() may say why).
   std::optional<Chain> pop();
   bool empty();
+  // Makes the chain popped last available again, as if it had not been taken. Several: the last one first.
+  void put_back(const Chain& chain);
   // Gives a buffer back with `written_bytes` of its writable part filled. Any order will do: with IN_ORDER a buffer
   // waits here until those taken before it are back. [VIRTIO-1.2 2.7.9, 2.8.6]
   void push(const Chain& chain, uint32_t written_bytes);

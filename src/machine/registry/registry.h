@@ -34,6 +34,7 @@ struct BoardOptions {
   std::vector<DiskOptions> disks;
   bool entropy = false;  // a virtio entropy device
   std::vector<NetworkOptions> networks;
+  std::string capture;  // file for all frames of the network cards, in pcap format; empty: none
 };
 
 // What devices ask of the machine. vCPU threads, outside device locks.

@@ -77,11 +77,6 @@ Result<std::unique_ptr<VirtioDevice>> create_disk(const DiskOptions& options, co
                                                {.memory = memory, .thread = thread, .disk = std::move(disk)}));
 }
 
-// Locally administered; the same each time, so that a guest knows its card again.
-devices::virtio::Net::Mac mac_of(size_t index) {
-  return {0x52, 0x48, 0x45, 0x41, 0x00, static_cast<uint8_t>(index + 1)};
-}
-
 }  // namespace
 
 const io::DeviceSpec& disk_spec() { return kDiskSpec; }
@@ -120,15 +115,23 @@ Status create_virtio_devices(Board& board, memory::GuestMemory& memory,
     auto disk = RHEA_TRY(create_disk(board.options.disks[i], name, memory, *thread));
     RHEA_TRY(plug(name, std::move(disk)));
   }
+  std::shared_ptr<net::CaptureFile> capture;
+  if (!board.options.capture.empty()) capture = RHEA_TRY(net::create_capture(board.options.capture));
+  unsigned user_networks = 0;
   for (size_t i = 0; i < board.options.networks.size(); ++i) {
     const NetworkOptions& options = board.options.networks[i];
     const std::string name = fmt::format("net{}", i);
     base::IoThread* const thread = RHEA_TRY(new_thread("rhea-" + name));
-    auto network = RHEA_TRY(net::create_user_network(
-        {.guest_name = options.guest_name, .forwards = options.forwards, .on_thread_start = options.on_thread_start}));
-    if (!options.capture.empty()) network = RHEA_TRY(net::capture_network(std::move(network), options.capture));
-    auto card = RHEA_TRY(devices::virtio::Net::create(
-        {.name = name, .mac = mac_of(i)}, {.memory = memory, .thread = *thread, .network = std::move(network)}));
+    auto network = RHEA_TRY(create_network(options, i, user_networks, thread->loop()));
+    user_networks += options.kind == NetworkOptions::Kind::kUser;
+    if (capture) network = net::capture_network(std::move(network), capture);
+    auto card =
+        RHEA_TRY(devices::virtio::Net::create({.name = name,
+                                               .mac = mac_of(options, i),
+                                               .mtu = options.mtu,
+                                               .pairs = options.queues,
+                                               .link_up = options.link_up},
+                                              {.memory = memory, .thread = *thread, .network = std::move(network)}));
     RHEA_TRY(plug(name, std::move(card)));
   }
   if (board.options.entropy) {

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -13,8 +12,8 @@
 #include "base/io_thread.h"
 #include "io/device.h"
 #include "io/device_spec.h"
+#include "machine/registry/networks.h"
 #include "memory/guest_memory.h"
-#include "net/network.h"
 
 namespace rhea::machine {
 
@@ -34,14 +33,6 @@ struct DiskOptions {
 // Errors: kInvalidArgument, with the nearest right property.
 Result<DiskOptions> parse_disk(std::string_view text);
 const io::DeviceSpec& disk_spec();
-
-// A network card: `--net user`, with `--forward` for ports of the host that lead to it.
-struct NetworkOptions {
-  std::vector<net::Forward> forwards;
-  std::string guest_name = "rhea";
-  std::string capture;                         // file for all frames, in pcap format; empty: none
-  std::function<void()> on_thread_start = {};  // on the network's own thread, before it does anything; may be empty
-};
 
 // A device as the machine keeps it.
 struct NamedDevice {

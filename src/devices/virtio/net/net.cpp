@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Frames in and out.
+// A network card's life: features, start and stop, configuration, state.
 #include "devices/virtio/net/net.h"
 
 #include <algorithm>
@@ -15,65 +15,45 @@ using namespace net;
 
 namespace {
 
-constexpr size_t kMaximumArrived = 1024;
 constexpr uint16_t kQueueSize = 256, kControlQueueSize = 64;
+constexpr uint64_t kFeatures =
+    kFeatureChecksum | kFeatureGuestChecksum | kFeatureGuestOffloads | kFeatureMtu | kFeatureMac | kFeatureGuestTso4 |
+    kFeatureGuestTso6 | kFeatureGuestEcn | kFeatureHostTso4 | kFeatureHostTso6 | kFeatureHostEcn | kFeatureMergeable |
+    kFeatureStatus | kFeatureControl | kFeatureControlReceive | kFeatureControlVlan | kFeatureControlReceiveExtra |
+    kFeatureGuestAnnounce | kFeatureControlMac | kFeatureGuestUso4 | kFeatureGuestUso6 | kFeatureHostUso;
 
-// The one's complement sum of the bytes, as 16-bit big-endian words. [RFC 1071]
-uint16_t checksum(std::span<const std::byte> bytes) {
-  uint64_t sum = 0;
-  for (size_t i = 0; i + 1 < bytes.size(); i += 2)
-    sum += std::to_integer<uint64_t>(bytes[i]) << 8 | std::to_integer<uint64_t>(bytes[i + 1]);
-  if (bytes.size() % 2) sum += std::to_integer<uint64_t>(bytes.back()) << 8;
-  while (sum >> 16) sum = (sum & 0xffff) + (sum >> 16);
-  return static_cast<uint16_t>(~sum);
-}
-
-uint16_t header16(std::span<const std::byte> header, unsigned offset) {
-  uint16_t value = 0;
-  std::memcpy(&value, header.data() + offset, 2);
-  return value;
-}
-
-// Fills in the checksum that the driver left to the card: over everything from `start`, put `offset` bytes further.
-// False: they lie beyond the frame.
-bool complete_checksum(std::span<std::byte> frame, size_t start, size_t offset) {
-  if (start + offset + 2 > frame.size()) return false;
-  uint16_t sum = checksum(frame.subspan(start));
-  if (sum == 0) sum = 0xffff;  // to UDP zero means that there is none
-  frame[start + offset] = static_cast<std::byte>(sum >> 8);
-  frame[start + offset + 1] = static_cast<std::byte>(sum);
-  return true;
+std::vector<uint16_t> queue_sizes(unsigned pairs) {
+  std::vector<uint16_t> sizes(size_t{2} * pairs, kQueueSize);
+  sizes.push_back(kControlQueueSize);
+  return sizes;
 }
 
 }  // namespace
 
 Result<std::unique_ptr<Net>> Net::create(const Options& options, Context context) {
+  if (options.pairs == 0 || options.pairs > kMaximumPairs)
+    return fail(ErrorCode::kInvalidArgument, "a network card has 1 to 16 pairs of queues");
   base::IoThread& thread = context.thread;
   std::unique_ptr<Net> net(new Net(options, std::move(context)));
   net->bell_ = RHEA_TRY(base::Doorbell::create(thread.loop(), [device = net.get()] { device->serve(); }));
-  net->network_->set_receiver([device = net.get()](std::span<const std::byte> frame) {
-    {
-      std::lock_guard lock(device->mutex_);
-      if (device->arrived_.size() >= kMaximumArrived) return;
-      device->arrived_.emplace_back(frame.begin(), frame.end());
-      if (device->arrived_.size() > 1) return;  // rung for the first, or waiting for buffers
-    }
-    device->bell_->ring();
-  });
+  net->network_->set_receiver(
+      [device = net.get()](std::span<const std::byte> frame, const rhea::net::FrameOffload& offload) {
+        return device->arrive(frame, offload);
+      });
   return net;
 }
 
 Net::Net(const Options& options, Context context)
     : VirtioDevice({.name = options.name,
                     .type = DeviceType::kNet,
-                    .features = kFeatureChecksum | kFeatureMtu | kFeatureMac | kFeatureMergeable | kFeatureStatus |
-                                kFeatureControl | kFeatureControlReceive | kFeatureControlMac,
-                    .queue_sizes = {kQueueSize, kQueueSize, kControlQueueSize},
+                    .features = kFeatures | (options.pairs > 1 ? kFeatureMultiQueue : 0),
+                    .queue_sizes = queue_sizes(options.pairs),
                     .configuration_bytes = kConfigurationBytes},
                    context.memory),
       options_(options),
       thread_(context.thread),
       network_(std::move(context.network)),
+      arrived_(options.pairs),
       mac_(options.mac) {}
 
 Net::~Net() {
@@ -81,159 +61,94 @@ Net::~Net() {
   network_.reset();  // its thread calls back no more
 }
 
+unsigned Net::pairs() const { return negotiated(kFeatureMultiQueue) ? options_.pairs : 1; }
+
+unsigned Net::control_queue() const { return 2 * pairs(); }
+
 void Net::on_start() {
-  thread_.run_sync([this] { serving_ = true; });
+  thread_.run_sync([this] {
+    constexpr uint64_t kAll = kFeatureGuestChecksum | kFeatureGuestTso4 | kFeatureGuestTso6 | kFeatureGuestEcn |
+                              kFeatureGuestUso4 | kFeatureGuestUso6;
+    uint64_t offered = 0;
+    for (uint64_t bit = 1; bit != 0; bit <<= 1)
+      if ((kAll & bit) && negotiated(bit)) offered |= bit;
+    set_guest_offloads(offloads_chosen_ ? guest_offloads_ & offered : offered);
+    filter_.filter_vlans(negotiated(kFeatureControlVlan));
+    serving_ = true;
+  });
   bell_->ring();
+  bool announce = false;
+  {
+    const std::lock_guard lock(mutex_);
+    announce = announce_;
+  }
+  if (announce) configuration_changed();
 }
 
+// Nothing is held between two turns of serve(): buffers taken for a frame that did not fit were put back.
 void Net::on_stop() {
   thread_.run_sync([this] { serving_ = false; });
 }
 
+void Net::on_reset() {
+  filter_.reset();
+  offloads_chosen_ = false;
+  active_pairs_ = 1;
+  const std::lock_guard lock(mutex_);
+  mac_ = options_.mac;
+  announce_ = false;
+  for (auto& frames : arrived_) frames.clear();
+  arrived_count_ = 0;
+}
+
 void Net::on_queue_stopped(unsigned index) {
-  thread_.run_sync([this, index] {
-    queue(index).stop();
-    if (index == kReceive) receive_chains_.clear();
-  });
+  thread_.run_sync([this, index] { queue(index).stop(); });
 }
 
 void Net::serve() {
   if (!serving_) return;
-  serve_transmit();
+  for (unsigned pair = 0; pair < pairs(); ++pair) serve_transmit(pair);
   serve_control();
-  serve_receive();
-  for (unsigned index = 0; index < kQueues; ++index)
+  for (unsigned pair = 0; pair < pairs(); ++pair) serve_receive(pair);
+  for (unsigned index = 0; index <= control_queue(); ++index)
     if (queue(index).broken()) return needs_reset();
 }
 
-// ---- receiving ----
-
-void Net::serve_receive() {
-  for (;;) {
-    std::vector<std::byte> frame;
-    {
-      std::lock_guard lock(mutex_);
-      if (arrived_.empty()) return;
-      frame = arrived_.front();
-    }
-    if (!queue(kReceive).running() || !deliver(frame)) return;  // the next notification brings us back
-    std::lock_guard lock(mutex_);
-    arrived_.pop_front();
-  }
-}
-
-bool Net::deliver(std::span<const std::byte> frame) {
-  Queue& ring = queue(kReceive);
-  const uint64_t wanted = kHeaderBytes + frame.size();
-  const size_t most = negotiated(kFeatureMergeable) ? kQueueSize : 1;
-  uint64_t room = 0;
-  for (const Chain& chain : receive_chains_) room += chain.writable_bytes;
-  while (room < wanted && receive_chains_.size() < most) {
-    auto chain = ring.pop();
-    if (!chain) return false;
-    room += chain->writable_bytes;
-    receive_chains_.push_back(std::move(*chain));
-  }
-  const bool fits = room >= wanted && receive_chains_.front().writable_bytes >= kHeaderBytes;
-  std::vector<std::byte> packet(kHeaderBytes);
-  const auto buffers = static_cast<uint16_t>(receive_chains_.size());
-  std::memcpy(&packet[kHeaderBuffers], &buffers, 2);
-  packet.insert(packet.end(), frame.begin(), frame.end());
-  std::span<const std::byte> rest = packet;
-  for (const Chain& chain : receive_chains_) {  // what does not fit is dropped, its buffers come back empty
-    const size_t written = fits ? write_to(memory(), chain.writable, 0, rest) : 0;
-    rest = rest.subspan(written);
-    ring.push(chain, static_cast<uint32_t>(written));
-  }
-  receive_chains_.clear();
-  signal(kReceive);
-  return true;
-}
-
-// ---- sending ----
-
-void Net::serve_transmit() {
-  Queue& ring = queue(kTransmit);
-  for (;;) {
-    ring.set_notifications(false);
-    while (auto chain = ring.pop()) {
-      transmit(*chain);
-      ring.push(*chain, 0);
-      signal(kTransmit);
-    }
-    ring.set_notifications(true);
-    if (ring.empty()) return;
-  }
-}
-
-void Net::transmit(const Chain& chain) {
-  if (chain.readable_bytes < kHeaderBytes + rhea::net::kMinimumFrameBytes ||
-      chain.readable_bytes > kHeaderBytes + rhea::net::kMaximumFrameBytes)
-    return;
-  std::byte header[kHeaderBytes];
-  read_from(chain.readable, 0, header);
-  std::vector<std::byte> frame(chain.readable_bytes - kHeaderBytes);
-  read_from(chain.readable, kHeaderBytes, frame);
-  if (std::to_integer<uint8_t>(header[kHeaderGsoType]) != kGsoNone) return;  // not offered
-  if (std::to_integer<uint8_t>(header[kHeaderFlags]) & kNeedsChecksum)
-    if (!complete_checksum(frame, header16(header, kHeaderChecksumStart), header16(header, kHeaderChecksumOffset)))
-      return;
-  network_->send(frame);
-}
-
-// ---- control [VIRTIO-1.2 5.1.6.5] ----
-
-void Net::serve_control() {
-  Queue& ring = queue(kControl);
-  while (auto chain = ring.pop()) {
-    const auto answer = static_cast<std::byte>(control(*chain));
-    const size_t written = write_to(memory(), chain->writable, 0, std::span(&answer, 1));
-    ring.push(*chain, static_cast<uint32_t>(written));
-    signal(kControl);
-  }
-}
-
-uint8_t Net::control(const Chain& chain) {
-  std::byte command[2 + 6];
-  const size_t got = read_from(chain.readable, 0, command);
-  if (got < 2) return kRefused;
-  const auto kind = std::to_integer<uint8_t>(command[0]), what = std::to_integer<uint8_t>(command[1]);
-  // The guest gets every frame of its network: there is nothing to switch.
-  if (kind == kClassReceive) return what < kReceiveCommands ? kAcknowledged : kRefused;
-  if (kind == kClassMac && what == kMacTableSet) return kAcknowledged;
-  if (kind == kClassMac && what == kMacAddressSet && got == sizeof command) {
-    std::lock_guard lock(mutex_);
-    std::memcpy(mac_.data(), command + 2, mac_.size());
-    return kAcknowledged;
-  }
-  return kRefused;
-}
-
-// ---- configuration ----
-
 void Net::fill_configuration(std::span<std::byte> out) {
-  std::lock_guard lock(mutex_);
+  const std::lock_guard lock(mutex_);
+  const auto status = static_cast<uint16_t>((options_.link_up ? kLinkUp : 0) | (announce_ ? kAnnounce : 0));
+  const auto pairs = static_cast<uint16_t>(options_.pairs);
   std::memcpy(out.data() + kMacOffset, mac_.data(), mac_.size());
-  std::memcpy(out.data() + kStatusOffset, &kLinkUp, 2);
+  std::memcpy(out.data() + kStatusOffset, &status, 2);
+  std::memcpy(out.data() + kPairsOffset, &pairs, 2);
   std::memcpy(out.data() + kMtuOffset, &options_.mtu, 2);
 }
 
 void Net::save_device(state::StateWriter& writer) const {
   writer.field("mac", mac_);
-  std::vector<SavedChain> held;
-  for (const Chain& chain : receive_chains_) held.push_back(SavedChain::of(chain));
-  writer.field("held", held);
+  writer.field("active_pairs", active_pairs_.load());
+  writer.field("guest_offloads", guest_offloads_);
+  writer.field("offloads_chosen", offloads_chosen_);
+  writer.section("filter", 1, [this](state::StateWriter& section) { filter_.save(section); });
 }
 
+// Where the machine goes on, the network may be another: the driver is asked to say where it is. [VIRTIO-1.2 5.1.6.5.4]
 void Net::load_device(state::StateReader& reader) {
-  reader.field("mac", mac_);
-  std::vector<SavedChain> held;
-  reader.field("held", held);
-  for (const SavedChain& saved : held) {
-    auto chain = queue(kReceive).restore(saved);
-    reader.validate(chain.has_value(), "holds a buffer that is no RAM");
-    if (chain) receive_chains_.push_back(std::move(*chain));
-  }
+  unsigned active = 1;
+  Mac mac{};
+  reader.field("mac", mac);
+  reader.field("active_pairs", active);
+  reader.field("guest_offloads", guest_offloads_);
+  reader.field("offloads_chosen", offloads_chosen_);
+  reader.section("filter", 1, [this](state::StateReader& section) { filter_.load(section); });
+  reader.validate(active >= 1 && active <= options_.pairs, "more pairs of queues than the card has");
+  if (!reader.ok()) return;
+  active_pairs_ = active;
+  const std::lock_guard lock(mutex_);
+  mac_ = mac;
+  announce_ = true;
+  for (auto& frames : arrived_) frames.clear();
+  arrived_count_ = 0;
 }
 
 }  // namespace rhea::devices::virtio
