@@ -7,7 +7,7 @@ set -euo pipefail
 packages_of() {
   case "$1" in
     build) echo g++ cmake pkg-config ninja-build ccache mold liburing-dev libslirp-dev libfmt-dev libcli11-dev zlib1g-dev liblzma-dev libzstd-dev liblz4-dev libbz2-dev libseccomp-dev ;;
-    guest) echo busybox-static cpio xz-utils zstd ca-certificates ;;
+    guest) echo busybox-static cpio kmod xz-utils zstd ca-certificates ;;
     test)  echo python3 libgtest-dev libgmock-dev acpica-tools qemu-utils stress-ng mmdebstrap e2fsprogs openssh-client $(packages_of guest) ;;
     bench) echo python3 qemu-system-x86 $(packages_of guest) ;;
     lint)  echo python3 git clang-format-19 clang-tidy-19 ;;

@@ -34,6 +34,7 @@ machine::Machine::Options machine_options_of(const RunOptions& options) {
   machine.reboot = options.reboot;
   machine.board.debug_exit = options.debug_exit;
   machine.board.disks = options.disks;
+  machine.board.transport = options.transport;
   machine.board.entropy = options.clock == ClockKind::kHost;
   if (options.clock != ClockKind::kHost) return machine;
   machine.board.capture = options.capture;

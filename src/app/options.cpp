@@ -20,6 +20,7 @@ constexpr std::string_view kVersion = "rhea 0.1.0";
 constexpr std::array<std::string_view, 4> kCommands = {"run", "image", "version", "help"};
 constexpr std::array<std::string_view, 3> kEngines = {"auto", "dbt", "kvm"};
 constexpr std::array<std::string_view, 4> kConsoles = {"tty", "stdio", "file:PATH", "none"};
+constexpr std::array<std::string_view, 3> kTransports = {"pci", "mmio", "mmio-cmdline"};
 constexpr std::array<std::string_view, 2> kSandbox = {"on", "off"};
 constexpr std::array<std::string_view, 2> kClocks = {"host", "instructions"};
 
@@ -28,6 +29,7 @@ struct Raw {
   std::string memory, cpus = "1", console, sandbox, clock = "host", dbt_opt = "1", dbt_verify = "0", dbt_cache = "256M";
   bool no_reboot = false;
   std::vector<std::string> disks, forwards, networks;
+  std::string transport = "pci";
 };
 
 std::unexpected<Error> usage(std::string message) { return fail(ErrorCode::kInvalidArgument, std::move(message)); }
@@ -70,6 +72,11 @@ void add_run_options(CLI::App& run, RunOptions& options, Raw& raw) {
       ->type_name("KIND[,...]")
       ->expected(1)
       ->take_all();
+  run.add_option(
+         "--transport", raw.transport,
+         "How virtio devices reach the guest: pci; mmio (memory-mapped registers, announced by ACPI); mmio-cmdline "
+         "(the same, announced on the kernel's command line) (default pci)")
+      ->type_name("KIND");
   run.add_option("--forward", raw.forwards,
                  "Lead a port of this host to the guest, by the first user network: tcp:2222:22, "
                  "udp:[ADDRESS:]PORT:PORT")
@@ -153,6 +160,18 @@ Status set_console(RunOptions& options, const std::string& text) {
   return {};
 }
 
+Status set_transport(RunOptions& options, const std::string& text) {
+  using machine::VirtioTransport;
+  if (text == "mmio") {
+    options.transport = VirtioTransport::kMmio;
+  } else if (text == "mmio-cmdline") {
+    options.transport = VirtioTransport::kMmioCommandLine;
+  } else if (text != "pci") {
+    return unknown_choice("transport", text, kTransports);
+  }
+  return {};
+}
+
 Status set_sandbox(RunOptions& options, const std::string& text) {
   if (text.empty()) {
     options.sandbox = sandbox::Sandbox::built() && !options.dbt_verify;
@@ -196,6 +215,7 @@ Status check_run_options(RunOptions& options, const Raw& raw) {
   for (const std::string& disk : raw.disks) options.disks.push_back(RHEA_TRY(machine::parse_disk(disk)));
   for (const std::string& forward : raw.forwards) options.forwards.push_back(RHEA_TRY(net::parse_forward(forward)));
   RHEA_TRY(set_networks(options, raw));
+  RHEA_TRY(set_transport(options, raw.transport));
   RHEA_TRY(set_sandbox(options, raw.sandbox));
   if (options.engine == "kvm") return usage("engine kvm is not built yet; use dbt");
   if (options.engine != "auto" && options.engine != "dbt") return unknown_choice("engine", options.engine, kEngines);

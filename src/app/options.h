@@ -10,7 +10,7 @@
 
 #include "app/image_command.h"
 #include "base/error.h"
-#include "machine/registry/virtio_devices.h"
+#include "machine/registry/registry.h"
 
 namespace rhea::app {
 
@@ -32,6 +32,7 @@ struct RunOptions {
   bool memory_given = false;  // the user said how much
   std::vector<machine::DiskOptions> disks;
   std::vector<std::string> temporary_files;  // removed once the machine has opened them
+  machine::VirtioTransport transport = machine::VirtioTransport::kPci;
   std::vector<machine::NetworkOptions> networks;
   std::vector<net::Forward> forwards;  // to the first user network
   std::string capture;

@@ -145,6 +145,15 @@ TEST(Options, VerifyTakesAnInterval) {
   EXPECT_EQ(result->run->dbt_verify, 1000u);
 }
 
+TEST(Options, TransportsHaveNames) {
+  using machine::VirtioTransport;
+  EXPECT_EQ(parse({"run", "--kernel=k"})->run->transport, VirtioTransport::kPci);
+  EXPECT_EQ(parse({"run", "--kernel=k", "--transport=mmio"})->run->transport, VirtioTransport::kMmio);
+  EXPECT_EQ(parse({"run", "--kernel=k", "--transport=mmio-cmdline"})->run->transport,
+            VirtioTransport::kMmioCommandLine);
+  EXPECT_THAT(error_of({"run", "--kernel", "k", "--transport", "isa"}), HasSubstr("pci, mmio, mmio-cmdline"));
+}
+
 TEST(Options, SandboxIsOnUnlessTurnedOff) {
   EXPECT_EQ(parse({"run", "--kernel=k"})->run->sandbox, sandbox::Sandbox::built());
   EXPECT_FALSE(parse({"run", "--kernel=k", "--sandbox=off"})->run->sandbox);

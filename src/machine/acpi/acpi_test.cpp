@@ -30,10 +30,11 @@ PlatformDescription platform_of(unsigned cpus) {
           .mmio_low_start = 0xc0000000,
           .mmio_low_end = 0xe0000000,
           .mmio_high_start = 0xf0000000,
-          .mmio_high_end = 0xfec00000,
+          .mmio_high_end = 0xfeb00000,
           .mmio64_start = uint64_t{16} << 30,
           .mmio64_end = uint64_t{48} << 30,
           .pm_base = 0x600,
+          .virtio_mmio = {{0xfeb00000, 0x1000, 16}, {0xfeb01000, 0x1000, 17}},
           .name = "test"};
 }
 

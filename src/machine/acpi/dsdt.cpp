@@ -101,6 +101,14 @@ Term pci_root(const PlatformDescription& platform) {
                          lpc_bridge(platform)});
 }
 
+// The identifier under which Linux knows such devices; virtio itself defines none for ACPI.
+Term virtio_mmio_device(unsigned index, const VirtioMmioSlot& slot) {
+  return device(
+      fmt::format("VR{:02X}", index),
+      {name("_HID", string("LNRO0005")), name("_UID", integer(index)), name("_STA", integer(kPresentEnabledShown)),
+       name("_CRS", Resources().memory32(slot.base, slot.size_bytes).level_interrupt(slot.gsi).buffer())});
+}
+
 }  // namespace
 
 ByteImage build_dsdt_aml(const PlatformDescription& platform) {
@@ -114,6 +122,9 @@ ByteImage build_dsdt_aml(const PlatformDescription& platform) {
                              Resources().memory32(static_cast<uint32_t>(devices::hpet_regs::kBase),
                                                   static_cast<uint32_t>(devices::hpet_regs::kSizeBytes)),
                              {name("_UID", integer(0))}));
+
+  for (unsigned i = 0; i < platform.virtio_mmio.size(); ++i)
+    board.push_back(virtio_mmio_device(i, platform.virtio_mmio[i]));
 
   return sequence(
       {name("\\_S5", package({integer(pm::kSleepTypeS5), integer(pm::kSleepTypeS5), integer(0), integer(0)})),

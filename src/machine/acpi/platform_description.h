@@ -4,8 +4,15 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 namespace rhea::machine {
+
+// A virtio device with memory-mapped registers.
+struct VirtioMmioSlot {
+  uint32_t base = 0, size_bytes = 0;
+  unsigned gsi = 0;  // level-triggered, shared
+};
 
 struct PlatformDescription {
   unsigned cpu_count = 1;        // LAPIC IDs 0 .. cpu_count-1
@@ -19,6 +26,7 @@ struct PlatformDescription {
   uint64_t mmio64_start = 0;  // PCI window above RAM; empty if the two are equal
   uint64_t mmio64_end = 0;
   uint16_t pm_base = 0x600;
+  std::vector<VirtioMmioSlot> virtio_mmio = {};
   std::string name;  // of the virtual machine, for SMBIOS
 };
 

@@ -20,7 +20,8 @@ inline constexpr uint64_t kSmbiosBase = 0xf0000, kSmbiosEnd = 0x100000;
 inline constexpr uint64_t kExtendedBiosDataStart = 0x9fc00;
 inline constexpr uint64_t kPciHoleStart = 0xc0000000;  // RAM below 4 GiB ends here at the latest
 inline constexpr uint64_t kEcamBase = 0xe0000000, kEcamBytes = 256u << 20;
-inline constexpr uint64_t kChipsStart = 0xfec00000;  // I/O APIC, HPET, local APICs, firmware flash
+inline constexpr uint64_t kChipsStart = 0xfec00000;      // I/O APIC, HPET, local APICs, firmware flash
+inline constexpr uint64_t kVirtioMmioBase = 0xfeb00000;  // below the chips: 4 KiB for each device on that transport
 inline constexpr uint64_t kLocalApicBase = 0xfee00000;
 inline constexpr uint64_t kFourGiB = uint64_t{1} << 32;
 

@@ -119,6 +119,7 @@ Status Machine::create_devices() {
   }
   RHEA_TRY(create_virtio_devices(board, *memory_, io_threads_, devices_));
   power_management_ = board.power_management;
+  virtio_mmio_ = board.virtio_mmio;
   return {};
 }
 
@@ -155,11 +156,17 @@ void Machine::reset_hardware() {
 Status Machine::boot() {
   BootFiles files =
       RHEA_TRY(read_boot_files(kernel_file_, options_.kernel_path, initrd_files_, options_.initrd_paths, *memory_));
-  uint64_t rsdp = RHEA_TRY(write_firmware_tables(*memory_, layout_.describe(options_.cpu_count, options_.name)));
+  PlatformDescription platform = layout_.describe(options_.cpu_count, options_.name);
+  std::string command_line = options_.command_line;
+  if (options_.board.transport == VirtioTransport::kMmioCommandLine)
+    command_line += (command_line.empty() || virtio_mmio_.empty() ? "" : " ") + virtio_mmio_parameters(virtio_mmio_);
+  else
+    platform.virtio_mmio = virtio_mmio_;
+  uint64_t rsdp = RHEA_TRY(write_firmware_tables(*memory_, platform));
   const MemoryMap map = layout_.memory_map();
   auto loaded = load_kernel({.kernel = files.kernel,
                              .modules = files.modules,
-                             .command_line = options_.command_line,
+                             .command_line = command_line,
                              .map = map,
                              .memory = *memory_,
                              .rsdp_address = rsdp});

@@ -175,6 +175,7 @@ class Machine {
   std::vector<std::unique_ptr<base::IoThread>> io_threads_;
   std::vector<NamedDevice> devices_;
   devices::AcpiPm* power_management_ = nullptr;
+  std::vector<VirtioMmioSlot> virtio_mmio_;
   std::vector<std::unique_ptr<cpu::Lapic>> lapics_;
   std::unique_ptr<cpu::Engine> engine_;
   base::UniqueFd kernel_file_;

@@ -214,6 +214,20 @@ TEST_F(MachineTest, QuietDevicesLeaveRamAlone) {
   EXPECT_EQ(answers(), 1u);
 }
 
+// [VIRTIO-1.2 4.2.2]: their registers are where the command line says.
+TEST_F(MachineTest, DevicesWithoutPciAreAnnouncedOnTheCommandLine) {
+  constexpr VirtioMmioSlot kSlots[] = {{0xfeb00000, 0x1000, 5}, {0xfeb01000, 0x1000, 6}};
+  EXPECT_EQ(virtio_mmio_parameters(kSlots), "virtio_mmio.device=4K@0xfeb00000:5 virtio_mmio.device=4K@0xfeb01000:6");
+  options_.board.entropy = true;
+  options_.board.transport = VirtioTransport::kMmioCommandLine;
+  auto machine = create(power_off);
+  ASSERT_TRUE(machine);
+  EXPECT_EQ((*machine)->physical().read(kVirtioMmioBase, 4), 0x74726976u);
+  EXPECT_EQ((*machine)->physical().read(kVirtioMmioBase + 8, 4), 4u);
+  const auto& layout = (*machine)->layout();
+  EXPECT_LE(layout.describe(1, "").mmio_high_end, kVirtioMmioBase) << "no BAR may lie there";
+}
+
 TEST_F(MachineTest, StateTravelsFromOneMachineToAnother) {
   auto first = create(power_off), second = create(power_off);
   ASSERT_TRUE(first && second);

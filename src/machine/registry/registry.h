@@ -20,9 +20,14 @@
 #include "io/clock.h"
 #include "io/device.h"
 #include "io/irq.h"
+#include "machine/acpi/platform_description.h"
 #include "machine/registry/virtio_devices.h"
 
 namespace rhea::machine {
+
+// How virtio devices reach the guest. `kMmio`: announced by ACPI; `kMmioCommandLine`: on the kernel's command line, for
+// kernels without ACPI.
+enum class VirtioTransport : uint8_t { kPci, kMmio, kMmioCommandLine };
 
 // What the user chose about the board's devices.
 struct BoardOptions {
@@ -34,6 +39,7 @@ struct BoardOptions {
   std::vector<DiskOptions> disks;
   bool entropy = false;  // a virtio entropy device
   std::vector<NetworkOptions> networks;
+  VirtioTransport transport = VirtioTransport::kPci;
   std::string capture;  // file for all frames of the network cards, in pcap format; empty: none
 };
 
@@ -56,6 +62,7 @@ struct Board {
 
   io::IoHandler* reset_register = nullptr;
   devices::AcpiPm* power_management = nullptr;
+  std::vector<VirtioMmioSlot> virtio_mmio = {};
   devices::Pit* pit = nullptr;  // PIT and RTC hand their interrupt lines to the HPET where it asks for them
   devices::Rtc* rtc = nullptr;
 };

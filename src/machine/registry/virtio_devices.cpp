@@ -1,20 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
-// Virtio devices of the PC, in the PCI slots between the host bridge's and the LPC bridge's.
+// Virtio devices of the PC: in the PCI slots between the host bridge's and the LPC bridge's, or at addresses of their
+// own.
 #include "machine/registry/virtio_devices.h"
 
 #include <fmt/format.h>
 
 #include "devices/pci/lpc_bridge/lpc_bridge.h"
 #include "devices/virtio/blk/blk.h"
+#include "devices/virtio/mmio_transport.h"
 #include "devices/virtio/net/net.h"
 #include "devices/virtio/pci_transport.h"
 #include "devices/virtio/rng/rng.h"
+#include "machine/pc/layout.h"
 #include "machine/registry/registry.h"
 #include "net/capture.h"
 
 namespace rhea::machine {
 namespace {
 
+using devices::virtio::MmioTransport;
 using devices::virtio::PciTransport;
 using devices::virtio::VirtioDevice;
 
@@ -51,17 +55,43 @@ constexpr io::PropertySpec kDiskProperties[] = {
 constexpr io::DeviceSpec kDiskSpec = {
     .name = "disk", .help = "virtio block device", .state_version = kStateVersion, .properties = kDiskProperties};
 
+// Gives each device its place: the next PCI slot, or the next registers and interrupt line.
 class Slots {
  public:
-  explicit Slots(devices::PciBus& bus) : bus_(bus) {}
-  Status plug(PciTransport& transport) {
+  explicit Slots(Board& board) : board_(board) {}
+
+  Result<std::unique_ptr<io::Device>> plug(std::unique_ptr<VirtioDevice> device) {
+    if (board_.options.transport != VirtioTransport::kPci) return plug_mmio(std::move(device));
     if (next_ == devices::LpcBridge::kDeviceNumber)
       return fail(ErrorCode::kExhausted, "too many devices: the PCI bus has no slot left");
-    return bus_.add(transport, next_++, 0);
+    auto transport = std::make_unique<PciTransport>(std::move(device));
+    RHEA_TRY(board_.pci.add(*transport, next_++, 0));
+    return transport;
   }
 
  private:
-  devices::PciBus& bus_;
+  Result<std::unique_ptr<io::Device>> plug_mmio(std::unique_ptr<VirtioDevice> device) {
+    // Lines that PCI devices share, level-triggered, or ISA's, which are not: there each device has its own.
+    constexpr unsigned kLevelLines[] = {16, 17, 18, 19, 20, 21, 22, 23}, kIsaLines[] = {5, 6, 7, 10, 11, 14, 15};
+    constexpr size_t kMost = 64;
+    const bool isa = board_.options.transport == VirtioTransport::kMmioCommandLine;
+    const size_t index = board_.virtio_mmio.size();
+    if (index >= (isa ? std::size(kIsaLines) : kMost))
+      return fail(ErrorCode::kExhausted,
+                  fmt::format("too many devices: this transport takes {} of them", isa ? std::size(kIsaLines) : kMost));
+    const VirtioMmioSlot slot{.base = static_cast<uint32_t>(kVirtioMmioBase + index * MmioTransport::kSizeBytes),
+                              .size_bytes = MmioTransport::kSizeBytes,
+                              .gsi = isa ? kIsaLines[index] : kLevelLines[index % std::size(kLevelLines)]};
+    auto transport = std::make_unique<MmioTransport>(std::move(device), io::IrqLine(&board_.router, slot.gsi));
+    board_.physical.map({.start = slot.base,
+                         .size_bytes = slot.size_bytes,
+                         .handler = transport.get(),
+                         .name = std::string(transport->name())});
+    board_.virtio_mmio.push_back(slot);
+    return transport;
+  }
+
+  Board& board_;
   uint8_t next_ = kFirstSlot;
 };
 
@@ -98,15 +128,13 @@ Result<DiskOptions> parse_disk(std::string_view text) {
 
 Status create_virtio_devices(Board& board, memory::GuestMemory& memory,
                              std::vector<std::unique_ptr<base::IoThread>>& threads, std::vector<NamedDevice>& devices) {
-  Slots slots(board.pci);
+  Slots slots(board);
   const auto new_thread = [&threads](const std::string& name) -> Result<base::IoThread*> {
     threads.push_back(RHEA_TRY(base::IoThread::create(name)));
     return threads.back().get();
   };
   const auto plug = [&](const std::string& name, std::unique_ptr<VirtioDevice> device) -> Status {
-    auto transport = std::make_unique<PciTransport>(std::move(device));
-    RHEA_TRY(slots.plug(*transport));
-    devices.push_back({name, kStateVersion, std::move(transport)});
+    devices.push_back({name, kStateVersion, RHEA_TRY(slots.plug(std::move(device)))});
     return {};
   };
   for (size_t i = 0; i < board.options.disks.size(); ++i) {
@@ -140,6 +168,15 @@ Status create_virtio_devices(Board& board, memory::GuestMemory& memory,
     RHEA_TRY(plug("rng0", std::move(rng)));
   }
   return {};
+}
+
+// [Linux admin-guide/kernel-parameters virtio_mmio.device]
+std::string virtio_mmio_parameters(std::span<const VirtioMmioSlot> slots) {
+  std::string text;
+  for (const VirtioMmioSlot& slot : slots)
+    text += fmt::format("{}virtio_mmio.device={}K@{:#x}:{}", text.empty() ? "" : " ", slot.size_bytes >> 10, slot.base,
+                        slot.gsi);
+  return text;
 }
 
 }  // namespace rhea::machine

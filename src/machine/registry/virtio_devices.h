@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// The devices that a machine has any number of: virtio on PCI, each with its properties.
+// The devices that a machine has any number of: virtio on PCI or with memory-mapped registers, each with its
+// properties.
 #pragma once
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -18,6 +20,7 @@
 namespace rhea::machine {
 
 struct Board;
+struct VirtioMmioSlot;
 
 // What the user says of a disk: `--disk FILE,readonly=on,...`.
 struct DiskOptions {
@@ -45,5 +48,8 @@ struct NamedDevice {
 // they work on, and outlives the devices.
 Status create_virtio_devices(Board& board, memory::GuestMemory& memory,
                              std::vector<std::unique_ptr<base::IoThread>>& threads, std::vector<NamedDevice>& devices);
+
+// What a kernel without ACPI is told of devices with memory-mapped registers, to be appended to its command line.
+std::string virtio_mmio_parameters(std::span<const VirtioMmioSlot> slots);
 
 }  // namespace rhea::machine
