@@ -106,6 +106,7 @@ struct alignas(4096) Context {
   // The ranges of `physical` as this vCPU has taken note of them. A view of the address space itself may be freed while
   // a vCPU looks something up in it: others may change it as often as they like. nullptr: no vCPU runs besides (tests).
   const std::vector<io::Range>* ranges = nullptr;
+  uint64_t address_mask = ~uint64_t{0};  // physical address lines that are not held at zero (the A20 gate)
   io::AddressSpace* ports = nullptr;
   io::Clock* clock = nullptr;
   io::InstructionClock* instruction_clock = nullptr;  // `clock`, where that counts instructions

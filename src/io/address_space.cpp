@@ -73,6 +73,12 @@ void AddressSpace::unmap(MappingId id) {
   if (std::erase_if(mappings_, [&](const Mapping& mapping) { return mapping.id == id; }) != 0) publish();
 }
 
+void AddressSpace::set_address_mask(uint64_t mask) {
+  const std::lock_guard lock(mutex_);
+  address_mask_ = mask;
+  publish();
+}
+
 // Cuts the space at every start and end and gives each piece to the topmost mapping over it. There are tens of
 // mappings, so the plain quadratic way will do.
 std::vector<Range> AddressSpace::overlay() const {
@@ -115,8 +121,10 @@ std::vector<Range> AddressSpace::overlay() const {
 
 void AddressSpace::publish() {
   std::vector<Range> ranges = overlay();
-  if (ranges == views_.back()->ranges()) return;  // a change that nothing shows of flushes nobody's TLB
-  views_.push_back(std::make_unique<const FlatView>(std::move(ranges)));
+  const FlatView& last = *views_.back();
+  // A change that nothing shows of flushes nobody's TLB.
+  if (ranges == last.ranges() && address_mask_ == last.address_mask()) return;
+  views_.push_back(std::make_unique<const FlatView>(std::move(ranges), address_mask_));
   current_.store(views_.back().get(), std::memory_order_seq_cst);
   free_old_views();
   for (ViewListener* listener : listeners_) listener->on_view_changed(*views_.back());

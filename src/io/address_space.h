@@ -44,12 +44,16 @@ struct Range {
 // Immutable, sorted, non-overlapping. Holes read as all ones and ignore writes.
 class FlatView {
  public:
-  explicit FlatView(std::vector<Range> ranges) : ranges_(std::move(ranges)) {}
+  explicit FlatView(std::vector<Range> ranges, uint64_t address_mask = ~uint64_t{0})
+      : ranges_(std::move(ranges)), address_mask_(address_mask) {}
   const Range* find(uint64_t address) const;  // nullptr in a hole
   const std::vector<Range>& ranges() const { return ranges_; }
+  // The bits of an address that processors drive; see AddressSpace::set_address_mask().
+  uint64_t address_mask() const { return address_mask_; }
 
  private:
   std::vector<Range> ranges_;
+  uint64_t address_mask_;
 };
 
 class ViewListener {
@@ -70,6 +74,9 @@ class AddressSpace {
   // Adds a range; higher priority hides lower, later wins among equals. Any thread.
   MappingId map(Range range, int priority = 0);
   void unmap(MappingId id);
+  // Address lines that processors are held from driving read as zero: bits clear in `mask`. The engine applies it where
+  // an address leaves the processor; read(), write() and devices' own accesses know nothing of it. Any thread.
+  void set_address_mask(uint64_t mask);
 
   // The current view, for code that holds the reference for the moment of a look-up on a thread that cannot
   // fall behind the map's changes: a view is kept at least until it has been replaced kKeptViews times (a guest
@@ -127,6 +134,7 @@ class AddressSpace {
 
   std::string name_;
   uint64_t size_bytes_;
+  uint64_t address_mask_ = ~uint64_t{0};
   std::mutex mutex_;
   MappingId next_id_ = 1;
   std::vector<Mapping> mappings_;

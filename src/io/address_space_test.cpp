@@ -197,6 +197,22 @@ TEST(AddressSpace, ListenersHearOfVisibleChangesOnly) {
   EXPECT_EQ(listener.sizes.size(), 2u);
 }
 
+TEST(AddressSpace, AddressMaskIsPartOfTheView) {
+  struct Listener final : ViewListener {
+    void on_view_changed(const FlatView& view) override { masks.push_back(view.address_mask()); }
+    std::vector<uint64_t> masks;
+  } listener;
+  AddressSpace space("test", 0x1000000);
+  space.add_listener(&listener);
+  EXPECT_EQ(space.view().address_mask(), ~uint64_t{0});
+  space.set_address_mask(~uint64_t{0x100000});
+  space.set_address_mask(~uint64_t{0x100000});
+  EXPECT_EQ(space.view().address_mask(), ~uint64_t{0x100000});
+  space.set_address_mask(~uint64_t{0});
+  EXPECT_THAT(listener.masks, ElementsAre(~uint64_t{0x100000}, ~uint64_t{0}));
+  space.remove_listener(&listener);
+}
+
 TEST(AddressSpace, HandlerMayChangeTheMap) {
   struct Remapper final : IoHandler {
     uint64_t io_read(uint64_t, unsigned) override { return 1; }

@@ -36,7 +36,7 @@ class Guest:
     cpus: int = 1
 
 
-SMP = ["smp_init", "smp_ipi", "smp_irq", "smp_lock", "smp_atomic", "smp_tlb", "smp_code", "smp_io", "litmus"]
+SMP = ["smp_init", "smp_ipi", "smp_irq", "smp_lock", "smp_atomic", "smp_tlb", "smp_code", "smp_io", "smp_a20", "litmus"]
 GUESTS = [
     Guest("hello"),
     Guest("exceptions"),
@@ -54,6 +54,7 @@ GUESTS = [
     Guest("vme"),
     Guest("encodings"),
     Guest("codelimit"),
+    Guest("a20"),
     Guest("triple", rhea_status=3, qemu_status=0),  # QEMU: a reset, under -no-reboot
 ] + [Guest(name, cpus=4, timeout=90) for name in SMP]
 

@@ -70,6 +70,7 @@ Runtime::~Runtime() {
 void Runtime::load_view(const io::FlatView& view) {
   ranges_ = view.ranges();
   context_.ranges = &ranges_;
+  context_.address_mask = view.address_mask();
   ram_count_ = 0;
   for (const io::Range& range : ranges_) {
     if (range.kind == io::RangeKind::kMmio || ram_count_ == kMaxRamPieces) continue;

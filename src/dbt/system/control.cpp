@@ -135,7 +135,7 @@ Fallible<std::array<uint64_t, 4>> read_pdptes(Context& context, uint64_t cr3) {
   uint64_t reserved = physical_reserved(context) | 0x1e6;
   std::array<uint64_t, 4> entries{};
   for (unsigned i = 0; i < 4; ++i) {
-    read_physical(context, (cr3 & 0xffffffe0) + i * 8, &entries[i], 8);
+    read_physical(context, ((cr3 & 0xffffffe0) + i * 8) & context.address_mask, &entries[i], 8);
     if ((entries[i] & 1) && (entries[i] & reserved)) return gp0();
   }
   return entries;

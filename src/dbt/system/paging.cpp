@@ -39,6 +39,7 @@ class TableReader {
   explicit TableReader(const Context& context) : context_(context) {}
 
   bool read(uint64_t physical, unsigned size_bytes, Step& step) {
+    physical &= context_.address_mask;
     if (range_ == nullptr || physical < range_->start || physical - range_->start >= range_->size_bytes)
       range_ = find_range(context_, physical);
     if (range_ == nullptr || range_->kind == io::RangeKind::kMmio || range_->end() - physical < size_bytes) {
@@ -220,7 +221,8 @@ bool set_accessed_dirty(Context& context, Walk& walk, bool dirty) {
 }  // namespace
 
 Fallible<Translation> translate(Context& context, uint64_t linear, Access access, MmuIndex mmu) {
-  if (!(context.state.cr0 & cpu::cr0::kPg)) return Translation{.physical = linear, .writable = true};
+  if (!(context.state.cr0 & cpu::cr0::kPg))
+    return Translation{.physical = linear & context.address_mask, .writable = true};
   for (;;) {
     Walk walk;
     WalkStatus status = walk_tables(context, linear, walk);
@@ -231,7 +233,7 @@ Fallible<Translation> translate(Context& context, uint64_t linear, Access access
     if (!set_accessed_dirty(context, walk, access == Access::kWrite)) continue;
     const Step& leaf = walk.step[walk.depth - 1];
     bool dirty = leaf.value & kPteDirty;
-    return Translation{.physical = walk.page_base | (linear & (walk.page_size - 1)),
+    return Translation{.physical = (walk.page_base | (linear & (walk.page_size - 1))) & context.address_mask,
                        .page_size = walk.page_size,
                        .writable = (access == Access::kWrite || dirty) && write_allowed(context, walk, mmu),
                        .global = walk.global && (context.state.cr4 & cpu::cr4::kPge)};
@@ -240,12 +242,12 @@ Fallible<Translation> translate(Context& context, uint64_t linear, Access access
 
 bool translate_for_debug(const Context& context, uint64_t linear, uint64_t& physical) {
   if (!(context.state.cr0 & cpu::cr0::kPg)) {
-    physical = linear;
+    physical = linear & context.address_mask;
     return true;
   }
   Walk walk;
   if (walk_tables(context, linear, walk) != WalkStatus::kMapped) return false;
-  physical = walk.page_base | (linear & (walk.page_size - 1));
+  physical = (walk.page_base | (linear & (walk.page_size - 1))) & context.address_mask;
   return true;
 }
 

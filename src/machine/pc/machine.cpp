@@ -109,6 +109,7 @@ Status Machine::create_devices() {
               .ports = ports_,
               .router = router_,
               .pci = *pci_,
+              .a20 = a20_gate_,
               .options = options_.board,
               .requests = requests_};
   for (const BoardDevice& spec : device_registry()) {

@@ -170,6 +170,7 @@ class Machine {
   io::AddressSpace physical_, ports_;
   io::IrqRouter router_;
   ApicBus apic_bus_{router_};
+  A20Gate a20_gate_{physical_};
   BoardRequests requests_;
   std::unique_ptr<devices::PciBus> pci_;
   std::vector<std::unique_ptr<base::IoThread>> io_threads_;

@@ -82,13 +82,18 @@ Created create_serial(Board& board) {
 
 Created create_i8042(Board& board) {
   auto controller = std::make_unique<devices::I8042>(devices::I8042::Context{
-      .keyboard_irq = {&board.router, 1}, .mouse_irq = {&board.router, 12}, .request_reset = board.requests.reset});
+      .keyboard_irq = {&board.router, 1},
+      .mouse_irq = {&board.router, 12},
+      .request_reset = board.requests.reset,
+      .set_a20 = [&a20 = board.a20](bool level) { a20.set(A20Gate::kKeyboardController, level); }});
   controller->map_into(board.ports);
   return controller;
 }
 
 Created create_port92(Board& board) {
-  auto port = std::make_unique<devices::Port92>(devices::Port92::Context{.request_reset = board.requests.reset});
+  auto port = std::make_unique<devices::Port92>(
+      devices::Port92::Context{.request_reset = board.requests.reset,
+                               .set_a20 = [&a20 = board.a20](bool level) { a20.set(A20Gate::kPort92, level); }});
   port->map_into(board.ports);
   return port;
 }

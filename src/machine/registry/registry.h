@@ -21,6 +21,7 @@
 #include "io/device.h"
 #include "io/irq.h"
 #include "machine/acpi/platform_description.h"
+#include "machine/pc/a20_gate.h"
 #include "machine/registry/virtio_devices.h"
 
 namespace rhea::machine {
@@ -57,6 +58,7 @@ struct Board {
   io::AddressSpace& ports;
   io::IrqRouter& router;
   devices::PciBus& pci;
+  A20Gate& a20;
   const BoardOptions& options;
   const BoardRequests& requests;
 

@@ -31,7 +31,8 @@ constexpr uint8_t kBreakPrefix = 0xf0;
 I8042::I8042(Context context)
     : keyboard_irq_(context.keyboard_irq),
       mouse_irq_(context.mouse_irq),
-      request_reset_(std::move(context.request_reset)) {
+      request_reset_(std::move(context.request_reset)),
+      set_a20_(std::move(context.set_a20)) {
   reset();
 }
 
@@ -44,7 +45,7 @@ void I8042::map_into(io::AddressSpace& ports) {
              .name = "i8042-command"});
 }
 
-// As a firmware leaves it after its self test: devices enabled, translation on, interrupts off.
+// As a firmware leaves it after its self test: devices enabled, translation on, interrupts off, A20 open.
 void I8042::reset() {
   const std::lock_guard lock(mutex_);
   config_ = kConfigSystemFlag | kConfigTranslate;
@@ -52,7 +53,7 @@ void I8042::reset() {
   last_write_was_command_ = false;
   output_full_ = output_from_aux_ = output_from_controller_ = false;
   output_ = 0;
-  a20_ = true;
+  set_a20(true);
   translate_break_ = false;
   keyboard_.reset();
   mouse_.reset();
@@ -120,6 +121,11 @@ uint8_t I8042::read_data() {
   return value;
 }
 
+void I8042::set_a20(bool level) {
+  a20_ = level;
+  if (set_a20_) set_a20_(level);
+}
+
 uint8_t I8042::output_port() const {
   return static_cast<uint8_t>(kOutputPortNotReset | (a20_ ? kOutputPortA20 : 0) |
                               (output_full_ && !output_from_aux_ ? kOutputPortKeyboardFull : 0) |
@@ -127,7 +133,7 @@ uint8_t I8042::output_port() const {
 }
 
 bool I8042::write_output_port(uint8_t value) {
-  a20_ = value & kOutputPortA20;
+  set_a20(value & kOutputPortA20);
   return !(value & kOutputPortNotReset);
 }
 
@@ -152,7 +158,7 @@ bool I8042::write_command(uint8_t value) {
       break;
     case kReadOutputPort: put_output(output_port(), false); break;
     case kDisableA20:
-    case kEnableA20: a20_ = value == kEnableA20; break;
+    case kEnableA20: set_a20(value == kEnableA20); break;
     case kWriteConfig:
     case kWriteOutputPort:
     case kWriteKeyboardOutput:
@@ -250,6 +256,7 @@ Status I8042::load_state(state::StateReader& reader) {
   reader.section("keyboard", 1, [this](state::StateReader& section) { (void)keyboard_.load(section); });
   reader.section("mouse", 1, [this](state::StateReader& section) { (void)mouse_.load(section); });
   RHEA_TRY(reader.status());
+  set_a20(a20_);
   update_irqs();
   return {};
 }

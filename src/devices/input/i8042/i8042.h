@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The 8042 keyboard controller with a PS/2 keyboard and a PS/2 mouse.
-// Spec: [PS/2]. Not implemented: keyboard lock, password, A20 masking (A20 is always on; its bit is kept).
+// Spec: [PS/2]. Not implemented: keyboard lock, password.
 // Threads: any; own lock.
 #pragma once
 
@@ -25,6 +25,8 @@ class I8042 final : public io::Device, public io::IoHandler {
     io::IrqLine keyboard_irq;             // ISA IRQ 1
     io::IrqLine mouse_irq;                // ISA IRQ 12
     std::function<void()> request_reset;  // the reset pulse; called on the vCPU thread, outside the lock
+    // The A20 bit of the output port, whenever it may have changed; under the lock.
+    std::function<void(bool level)> set_a20 = {};
   };
   explicit I8042(Context context);
 
@@ -49,6 +51,7 @@ class I8042 final : public io::Device, public io::IoHandler {
   bool write_data(uint8_t value);
   bool write_output_port(uint8_t value);
   uint8_t output_port() const;
+  void set_a20(bool level);
   void put_output(uint8_t value, bool aux);
   void fill_output();
   void update_irqs();
@@ -57,6 +60,7 @@ class I8042 final : public io::Device, public io::IoHandler {
   mutable std::mutex mutex_;
   io::IrqLine keyboard_irq_, mouse_irq_;
   std::function<void()> request_reset_;
+  std::function<void(bool)> set_a20_;
   Ps2Keyboard keyboard_;
   Ps2Mouse mouse_;
   uint8_t config_ = 0;

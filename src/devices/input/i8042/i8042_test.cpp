@@ -38,7 +38,11 @@ class I8042Test : public ::testing::Test {
 
   testing::DeviceHarness h_;
   int resets_ = 0;
-  I8042 controller_{{.keyboard_irq = h_.line(1), .mouse_irq = h_.line(12), .request_reset = [this] { ++resets_; }}};
+  bool a20_ = false;
+  I8042 controller_{{.keyboard_irq = h_.line(1),
+                     .mouse_irq = h_.line(12),
+                     .request_reset = [this] { ++resets_; },
+                     .set_a20 = [this](bool level) { a20_ = level; }}};
 };
 
 TEST_F(I8042Test, ControllerProbe) {
@@ -154,7 +158,14 @@ TEST_F(I8042Test, Resets) {
 TEST_F(I8042Test, OutputPortAndA20) {
   command(0xd0);
   EXPECT_EQ(answers()[0] & 3, 3);
+  EXPECT_TRUE(a20_) << "a reset leaves the gate open";
+  command(0xd1);
+  data(0x01);
+  EXPECT_FALSE(a20_);
+  command(0xdf);
+  EXPECT_TRUE(a20_);
   command(0xdd);
+  EXPECT_FALSE(a20_);
   command(0xd0);
   EXPECT_EQ(answers()[0] & 3, 1);
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// System control port A (0x92): fast A20 (kept, without effect) and fast reset.
+// System control port A (0x92): fast A20 and fast reset.
 // Spec: [ICH9 13.7.2]. Threads: any; own lock.
 #pragma once
 
@@ -18,7 +18,8 @@ class Port92 final : public io::Device, public io::IoHandler {
  public:
   static constexpr uint16_t kPort = 0x92;
   struct Context {
-    std::function<void()> request_reset;  // vCPU thread, outside the lock
+    std::function<void()> request_reset;           // vCPU thread, outside the lock
+    std::function<void(bool level)> set_a20 = {};  // the fast A20 bit, whenever it may have changed; under the lock
   };
   explicit Port92(Context context);
 
@@ -32,8 +33,11 @@ class Port92 final : public io::Device, public io::IoHandler {
   void io_write(uint64_t offset, uint64_t value, unsigned size_bytes) override;
 
  private:
+  void drive_a20() const;
+
   mutable std::mutex mutex_;
   std::function<void()> request_reset_;
+  std::function<void(bool)> set_a20_;
   uint8_t value_ = 0;
 };
 
