@@ -35,7 +35,7 @@ test-long:  ## the tests at full depth (hours), then the boot soak
 
 bench: build  ## Rhea beside QEMU TCG and native, interleaved (ARGS=--help for its options)
 	@tools/deps.sh bench
-	@bench/run --rhea $(BUILD)/rhea $(ARGS)
+	@bench/run --rhea $(BUILD)/rhea $(ARGS); status=$$?; bench/network --rhea $(BUILD)/rhea || status=1; exit $$status
 
 fuzz:  ## run every fuzz target for SECONDS_PER_FUZZER seconds
 	@tools/deps.sh build fuzz

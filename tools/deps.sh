@@ -9,7 +9,7 @@ packages_of() {
     build) echo g++ cmake pkg-config ninja-build ccache mold liburing-dev libslirp-dev libfmt-dev libcli11-dev zlib1g-dev liblzma-dev libzstd-dev liblz4-dev libbz2-dev libseccomp-dev ;;
     guest) echo busybox-static cpio kmod xz-utils zstd ca-certificates ;;
     test)  echo python3 libgtest-dev libgmock-dev acpica-tools qemu-utils stress-ng mmdebstrap e2fsprogs openssh-client $(packages_of guest) ;;
-    bench) echo python3 qemu-system-x86 $(packages_of guest) ;;
+    bench) echo python3 qemu-system-x86 iperf3 mmdebstrap e2fsprogs $(packages_of guest) ;;
     lint)  echo python3 git clang-format-19 clang-tidy-19 ;;
     fuzz)  echo clang-19 libclang-rt-19-dev libgtest-dev libgmock-dev ;;
     all)   for group in build guest test bench lint fuzz; do packages_of "$group"; done ;;

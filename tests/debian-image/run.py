@@ -10,98 +10,27 @@ import argparse
 import os
 import pathlib
 import re
-import select
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "lib"))
+from machine import Ended, Machine, free_port, ssh
 from suite import ROOT, Counts
 
-PROMPT = b"root@test-vm:~# "
 NOT_HERE = re.compile(r"needs root|resolve|[Cc]ould not connect|[Ff]ailed to fetch|not permitted|unable to mount|newuidmap|subuid|No route|timed out")
 
 
-class Ended(Exception):
-    pass
-
-
-class Machine:
-    """A running `rhea run debian` and what its console has said."""
-
-    def __init__(self, rhea, environment, *options):
-        self.started = time.monotonic()
-        self.process = subprocess.Popen([rhea, "run", "debian", "--name", "test-vm", "--console", "stdio", *options], env=environment,
-                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
-        self.said = b""
-
-    def wait_for(self, text, seconds):
-        """What was said up to and including `text`, which is then forgotten."""
-        give_up = time.monotonic() + seconds
-        while text not in self.said:
-            ready, _, _ = select.select([self.process.stdout], [], [], max(0, give_up - time.monotonic()))
-            data = os.read(self.process.stdout.fileno(), 65536) if ready else b""
-            if not data:
-                why = "ended" if ready else f"did not say {text!r} in {seconds} s"
-                raise Ended(f"{why}; its last words: {self.said[-600:].decode(errors='replace')!r}")
-            self.said += data
-        at = self.said.index(text) + len(text)
-        before, self.said = self.said[:at], self.said[at:]
-        return before.decode(errors="replace").replace("\r", "")
-
-    def send(self, line):
-        self.process.stdin.write(line.encode() + b"\n")
-        self.process.stdin.flush()
-
-    def run(self, line, seconds=120):
-        """Output and status of a command."""
-        self.send(f"{line}; echo @@status:$?")
-        text = self.wait_for(b"@@status:$?", seconds) and self.wait_for(b"@@status:", seconds)
-        status = self.wait_for(PROMPT, seconds)
-        return text, int(re.match(r"\d+", status).group())
-
-    def log_in(self, seconds):
-        self.wait_for(b"login:", seconds)
-        reached = time.monotonic() - self.started
-        self.wait_for(PROMPT, 60)
-        return reached
-
-    def end(self, seconds=60):
-        """The exit status, None where it did not end by itself."""
-        try:
-            tail, _ = self.process.communicate(timeout=seconds)
-            self.said += tail
-            return self.process.returncode
-        except subprocess.TimeoutExpired:
-            return None
-
-    def kill(self):
-        try:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        self.process.wait()
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def ssh(home, port, command):
-    return subprocess.run(["ssh", "-i", str(home / ".ssh/id_ed25519"), "-p", str(port), "-o", "StrictHostKeyChecking=no", "-o",
-                           "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", "-o", "BatchMode=yes", "root@127.0.0.1", command],
-                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120)
+def start(rhea, environment, *options):
+    return Machine([rhea, "run", "debian", "--name", "test-vm", "--console", "stdio", *options], "test-vm", environment)
 
 
 def first_life(counts, rhea, environment, home):
     port = free_port()
-    machine = Machine(rhea, environment, "--fresh", "--forward", f"tcp:{port}:22")
+    machine = start(rhea, environment, "--fresh", "--forward", f"tcp:{port}:22")
     try:
         reached = machine.log_in(600)
         counts.verdict("login prompt", note=f" (after {reached:.1f} s)")
@@ -142,7 +71,7 @@ def first_life(counts, rhea, environment, home):
 
 def second_life(counts, rhea, environment):
     """Throw-away writes, and the power button."""
-    machine = Machine(rhea, environment, "--snapshot")
+    machine = start(rhea, environment, "--snapshot")
     try:
         counts.verdict("start with --snapshot", note=f" (prompt after {machine.log_in(300):.1f} s)")
         text, _ = machine.run("touch /thrown-away && sync && hello")
@@ -156,7 +85,7 @@ def second_life(counts, rhea, environment):
         machine.kill()
     left = list(pathlib.Path(environment["TMPDIR"]).glob("rhea-snapshot-*"))
     counts.verdict("nothing is left of the snapshot", "" if not left else str(left))
-    machine = Machine(rhea, environment)
+    machine = start(rhea, environment)
     try:
         machine.log_in(300)
         _, status = machine.run("[ ! -e /thrown-away ] && hello")
