@@ -2,26 +2,54 @@
 // Selection of the engine, options of the machine.
 #include "app/engines.h"
 
-#ifdef RHEA_HAVE_DBT_ENGINE
+#include <fmt/format.h>
+
 #include "engine/dbt/dbt_engine.h"
-#endif
+#include "engine/kvm/kvm_engine.h"
+#include "engine/kvm/preflight.h"
 
 namespace rhea::app {
+namespace {
 
-#ifdef RHEA_HAVE_DBT_ENGINE
-Result<machine::EngineFactory> select_engine(const RunOptions& options) {
+using engine_kvm::Preflight;
+
+EngineChoice choose_dbt(const RunOptions& options, std::string reason) {
   engine_dbt::DbtOptions dbt;
   dbt.opt_level = options.dbt_opt;
   dbt.instruction_clock = options.clock == ClockKind::kInstructions;
   dbt.code_cache_bytes = options.dbt_cache_bytes;
   dbt.perf_map = options.dbt_perf_map;
-  return [dbt](const cpu::EngineContext& context) { return engine_dbt::create_dbt_engine(context, dbt); };
+  return {.name = "dbt",
+          .reason = std::move(reason),
+          .factory = [dbt](const cpu::EngineContext& context) { return engine_dbt::create_dbt_engine(context, dbt); }};
 }
-#else
-Result<machine::EngineFactory> select_engine(const RunOptions&) {
-  return fail(ErrorCode::kUnsupported, "no engine is built into this program");
+
+Result<EngineChoice> choose_kvm(std::string reason) {
+  const engine_kvm::KvmOptions kvm;
+  return EngineChoice{
+      .name = "kvm",
+      .reason = std::move(reason),
+      .withheld = RHEA_TRY(engine_kvm::features_withheld(kvm)),
+      .factory = [kvm](const cpu::EngineContext& context) { return engine_kvm::create_kvm_engine(context, kvm); }};
 }
-#endif
+
+std::string with_remedy(const Preflight& host) {
+  return host.remedy.empty() ? host.reason : fmt::format("{}; {}", host.reason, host.remedy);
+}
+
+}  // namespace
+
+Result<EngineChoice> select_engine(const RunOptions& options) {
+  if (options.engine == "dbt" || asks_for_dbt(options)) return choose_dbt(options, {});
+  const Preflight host = engine_kvm::examine_host();
+  if (options.engine == "kvm") {
+    if (!host.usable())
+      return fail(ErrorCode::kUnsupported, fmt::format("--engine kvm cannot run here: {}", with_remedy(host)));
+    return choose_kvm({});
+  }
+  if (host.verdict == Preflight::Verdict::kHardware) return choose_kvm(host.reason);
+  return choose_dbt(options, with_remedy(host));
+}
 
 machine::Machine::Options machine_options_of(const RunOptions& options) {
   machine::Machine::Options machine;

@@ -3,13 +3,24 @@
 // engines.
 #pragma once
 
+#include <string>
+#include <vector>
+
 #include "app/options.h"
 #include "machine/pc/machine.h"
 
 namespace rhea::app {
 
-// The factory for the engine that the options name. Errors: kUnsupported if it is not built in.
-Result<machine::EngineFactory> select_engine(const RunOptions& options);
+struct EngineChoice {
+  std::string name;
+  std::string reason;                 // why this one, where nobody named it; may be empty
+  std::vector<std::string> withheld;  // CPU features that its guests do without: cpu::CpuModel::Options
+  machine::EngineFactory factory;
+};
+
+// The engine that the options name; of "auto", kvm where the host has hardware virtualization and no option asks for
+// what only dbt has. Errors: kUnsupported if it is not built in or the host cannot have it, with what would mend that.
+Result<EngineChoice> select_engine(const RunOptions& options);
 
 // What the options say of the machine itself; consoles and the debugger's wishes are the caller's to add.
 machine::Machine::Options machine_options_of(const RunOptions& options);

@@ -88,14 +88,14 @@ Result<std::unique_ptr<Side>> create_side(RunOptions options, int dbt_opt, int o
   side->clock = clock.get();
   cpu::CpuModel model = RHEA_TRY(cpu::CpuModel::create(
       {.name = options.cpu_model, .tsc_frequency_hz = clock->tsc_frequency_hz(), .cpu_count = options.cpu_count}));
-  machine::EngineFactory factory = RHEA_TRY(select_engine(options));
+  EngineChoice engine = RHEA_TRY(select_engine(options));
   Machine::Options machine_options = machine_options_of(options);
   machine_options.board.serial[0] = side->serial.get();
   side->machine = RHEA_TRY(Machine::create(std::move(machine_options), {.loop = *side->loop,
                                                                         .log = side->log,
                                                                         .clock = std::move(clock),
                                                                         .cpu_model = std::move(model),
-                                                                        .create_engine = std::move(factory)}));
+                                                                        .create_engine = std::move(engine.factory)}));
   return side;
 }
 

@@ -217,8 +217,8 @@ Status check_run_options(RunOptions& options, const Raw& raw) {
   RHEA_TRY(set_networks(options, raw));
   RHEA_TRY(set_transport(options, raw.transport));
   RHEA_TRY(set_sandbox(options, raw.sandbox));
-  if (options.engine == "kvm") return usage("engine kvm is not built yet; use dbt");
-  if (options.engine != "auto" && options.engine != "dbt") return unknown_choice("engine", options.engine, kEngines);
+  if (std::ranges::find(kEngines, options.engine) == kEngines.end())
+    return unknown_choice("engine", options.engine, kEngines);
   if (raw.clock == "instructions") {
     options.clock = ClockKind::kInstructions;
   } else if (raw.clock != "host") {
@@ -235,11 +235,18 @@ Status check_run_options(RunOptions& options, const Raw& raw) {
   if (options.clock == ClockKind::kInstructions && options.cpu_count > 1)
     return usage(fmt::format("{} runs one processor: its instructions are the time; leave --cpus away",
                              options.dbt_verify ? "--dbt-verify" : "--clock=instructions"));
+  if (options.engine == "kvm" && asks_for_dbt(options))
+    return usage("--engine kvm has no translator: leave the --dbt options and --clock=instructions away");
   if (options.gdb_wait && options.gdb.empty()) return usage("--gdb-wait needs --gdb");
   return {};
 }
 
 }  // namespace
+
+bool asks_for_dbt(const RunOptions& options) {
+  return options.dbt_opt != 1 || options.dbt_verify || !options.dbt_perf_map.empty() ||
+         options.clock == ClockKind::kInstructions;
+}
 
 Result<Invocation> parse_command_line(int argc, const char* const* argv) {
   RunOptions options;

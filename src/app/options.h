@@ -53,6 +53,9 @@ struct RunOptions {
   ClockKind clock = ClockKind::kHost;
 };
 
+// Does an option ask for what only the dbt engine has?
+bool asks_for_dbt(const RunOptions& options);
+
 // What the command line asks for: something to print (help, version), a VM to run, or work on a disk image.
 struct Invocation {
   std::optional<RunOptions> run;

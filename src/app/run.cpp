@@ -86,7 +86,7 @@ class Session {
   std::unique_ptr<sandbox::Sandbox> sandbox_;
   std::unique_ptr<Machine> machine_;
   std::unique_ptr<Debugger> debugger_;
-  bool user_network_ = false, tap_ = false;
+  bool user_network_ = false, tap_ = false, kvm_ = false;
   bool power_button_pressed_ = false;
   bool killed_ = false;
   std::string statistics_;
@@ -132,9 +132,13 @@ Status Session::create_clock() {
 }
 
 Status Session::create_machine() {
-  cpu::CpuModel model = RHEA_TRY(cpu::CpuModel::create(
-      {.name = options_.cpu_model, .tsc_frequency_hz = clock_->tsc_frequency_hz(), .cpu_count = options_.cpu_count}));
-  machine::EngineFactory factory = RHEA_TRY(select_engine(options_));
+  EngineChoice engine = RHEA_TRY(select_engine(options_));
+  if (!engine.reason.empty()) log_.info("engine {}: {}", engine.name, engine.reason);
+  kvm_ = engine.name == "kvm";
+  cpu::CpuModel model = RHEA_TRY(cpu::CpuModel::create({.name = options_.cpu_model,
+                                                        .tsc_frequency_hz = clock_->tsc_frequency_hz(),
+                                                        .cpu_count = options_.cpu_count,
+                                                        .withheld = std::move(engine.withheld)}));
 
   Machine::Options machine_options = machine_options_of(options_);
   machine_options.start_paused = options_.gdb_wait;
@@ -157,7 +161,7 @@ Status Session::create_machine() {
                                                                    .log = log_,
                                                                    .clock = std::move(clock_),
                                                                    .cpu_model = std::move(model),
-                                                                   .create_engine = std::move(factory),
+                                                                   .create_engine = std::move(engine.factory),
                                                                    .on_vcpu_start = [this](unsigned index) {
                                                                      confine_thread(sandbox::Sandbox::Role::kVcpu,
                                                                                     fmt::format("vCPU {}", index));
@@ -169,7 +173,8 @@ Status Session::create_machine() {
 Status Session::confine() {
   if (!options_.sandbox) return {};
   constexpr std::string_view kHint = "cannot confine the virtual machine (--sandbox off runs it without)";
-  auto made = sandbox::Sandbox::create({.connections = !options_.gdb.empty(), .network = user_network_, .tap = tap_});
+  auto made = sandbox::Sandbox::create(
+      {.connections = !options_.gdb.empty(), .network = user_network_, .tap = tap_, .kvm = kvm_});
   if (!made) return fail(made.error().context(std::string(kHint)));
   sandbox_ = std::move(*made);
   if (auto confined = sandbox_->confine_process(); !confined) return fail(confined.error().context(std::string(kHint)));

@@ -134,6 +134,7 @@ std::vector<std::string> state_differences(const CpuState& a, const CpuState& b)
   out.value("nmi_blocked", a.nmi_blocked, b.nmi_blocked);
   out.value("nmi_pending", a.nmi_pending, b.nmi_pending);
   out.value("halted", a.halted, b.halted);
+  out.value("interrupt_taken", a.interrupt_taken, b.interrupt_taken);
   out.value("debug_pending", a.debug_pending, b.debug_pending);
   compare_vectors(out, a, b);
   return out.lines;

@@ -191,6 +191,10 @@ Status CpuModelBuilder::choose_features() {
       case Level::kAmd: wanted = !out_.intel_; break;
     }
     if (!wanted) continue;
+    if (std::ranges::find(options_.withheld, feature.name) != options_.withheld.end()) {
+      if (model_.level != Level::kMax) missing.push_back(feature.name);
+      continue;
+    }
     if (feature.provider == Provider::kHost && !host_has(feature)) {
       missing.push_back(feature.name);
       continue;
@@ -426,6 +430,12 @@ bool CpuModel::has(std::string_view feature) const {
   if (feature.empty()) return true;
   auto index = find_feature(feature);
   return index && features_.test(*index);
+}
+
+std::vector<CpuModel::Leaf> CpuModel::leaves() const {
+  std::vector<Leaf> result;
+  for (const Entry& entry : entries_) result.push_back({entry.leaf, entry.subleaf});
+  return result;
 }
 
 std::vector<std::string_view> CpuModel::feature_names() const {

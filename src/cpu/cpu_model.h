@@ -40,6 +40,12 @@ class CpuModel {
     std::string name = "max";  // x86-64-v2, x86-64-v3, max
     uint64_t tsc_frequency_hz = 0;
     unsigned cpu_count = 1;
+    // Names of features that the engine cannot give, whatever the host has: "max" does without them.
+    std::vector<std::string> withheld = {};
+  };
+  // A leaf and a sub-leaf that the model has an answer for.
+  struct Leaf {
+    uint32_t leaf = 0, subleaf = 0;
   };
   // Errors: kInvalidArgument for an unknown name (with the nearest right one), kUnsupported with the list
   // of features that the host lacks.
@@ -50,6 +56,11 @@ class CpuModel {
 
   // The static answer for a leaf, following the out-of-range rules of the vendor. [SDM-2A CPUID]
   CpuidResult cpuid(uint32_t leaf, uint32_t subleaf) const;
+
+  // All that cpuid() does not make up, in ascending order.
+  std::vector<Leaf> leaves() const;
+  // Does this leaf's answer depend on ECX?
+  static bool has_subleaves(uint32_t leaf);
 
   // By the lower-case name used in isa/x86/cpuid_names; "" is always there, unknown names never.
   // Not for code that runs with the guest's vector registers live; cpuid() and execute_cpuid() are.

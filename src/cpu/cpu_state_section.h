@@ -13,7 +13,7 @@ class StateReader;
 
 namespace rhea::cpu {
 
-inline constexpr uint32_t kCpuStateVersion = 3;  // 2: wait_for_sipi; 3: pdpte, debug_pending
+inline constexpr uint32_t kCpuStateVersion = 4;  // 2: wait_for_sipi; 3: pdpte, debug_pending; 4: interrupt_taken
 
 // Writes the fields of one processor into the section that the caller has open.
 void save(state::StateWriter& writer, const CpuState& state);

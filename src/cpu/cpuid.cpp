@@ -14,10 +14,6 @@ constexpr uint32_t kHypervisorEnd = 0x40000100;
 constexpr uint32_t kExtendedBase = 0x80000000;
 constexpr uint32_t kLegacyXsaveBytes = 576;  // legacy region and header [SDM-1 13.4]
 
-bool has_subleaves(uint32_t leaf) {
-  return leaf == 4 || leaf == 7 || leaf == 0xb || leaf == 0xd || leaf == 0x1f || leaf == 0x8000001d;
-}
-
 bool is_topology(uint32_t leaf) { return leaf == 0xb || leaf == 0x1f; }
 
 // Bytes of an XSAVE area that holds the components of `mask`. Sub-leaf i of leaf 0xD gives size (EAX) and
@@ -38,6 +34,10 @@ uint32_t xsave_bytes(const CpuModel& model, uint64_t mask, bool compacted) {
 }
 
 }  // namespace
+
+bool CpuModel::has_subleaves(uint32_t leaf) {
+  return leaf == 4 || leaf == 7 || leaf == 0xb || leaf == 0xd || leaf == 0x1f || leaf == 0x8000001d;
+}
 
 const CpuidResult* CpuModel::find(uint32_t leaf, uint32_t subleaf) const {
   size_t low = 0, high = entries_.size();

@@ -25,6 +25,7 @@ enum class StopReason {
   kStopped,           // request_stop() was called
   kShutdown,          // triple fault
   kDebug,             // breakpoint or single step on behalf of a debugger
+  kFailed,            // the engine cannot go on: failure() says why
   kInstructionLimit,  // deterministic runs: the instruction budget given to run() is used up
 };
 
@@ -62,6 +63,9 @@ class Vcpu {
   // Debugger control: stop before executing these linear addresses; single-step the next run().
   virtual void set_breakpoints(const std::vector<uint64_t>& linear_addresses) = 0;
   virtual void set_single_step(bool on) = 0;
+
+  // After kFailed: why, in one line, perhaps with lines of detail. Otherwise empty.
+  virtual std::string failure() const { return {}; }
 
   virtual std::string statistics() const = 0;  // human-readable, many lines, for --stats
 };

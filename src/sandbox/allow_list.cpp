@@ -117,6 +117,35 @@ constexpr Rule kDeviceRules[] = {
     allow(SYS_getrandom, "the guest's entropy device"),
 };
 
+// KVM's calls by type and number: what the size field of a request says, the kernel checks. The VM and its processors are
+// there before the start; nothing here creates one, or a device of KVM's.
+constexpr ArgumentRule kvm(uint8_t number) { return {1, 0xffff, uint64_t{0xae} << 8 | number}; }
+constexpr Rule kKvmRules[] = {
+    allow(SYS_ioctl, "KVM_RUN: the guest", kvm(0x80)),
+    allow(SYS_ioctl, "KVM_INTERRUPT", kvm(0x86)),
+    allow(SYS_ioctl, "KVM_NMI", kvm(0x9a)),
+    allow(SYS_ioctl, "KVM_SET_USER_MEMORY_REGION: the guest moves memory of a device", kvm(0x46)),
+    allow(SYS_ioctl, "KVM_SET_GUEST_DEBUG: the guest's debug traps, the debugger", kvm(0x9b)),
+    allow(SYS_ioctl, "KVM_TRANSLATE: the debugger", kvm(0x85)),
+    allow(SYS_ioctl, "KVM_GET_REGS: INIT, reset, the debugger", kvm(0x81)),
+    allow(SYS_ioctl, "KVM_SET_REGS", kvm(0x82)),
+    allow(SYS_ioctl, "KVM_GET_SREGS2", kvm(0xcc)),
+    allow(SYS_ioctl, "KVM_SET_SREGS2", kvm(0xcd)),
+    allow(SYS_ioctl, "KVM_GET_MSRS", kvm(0x88)),
+    allow(SYS_ioctl, "KVM_SET_MSRS", kvm(0x89)),
+    allow(SYS_ioctl, "KVM_GET_VCPU_EVENTS", kvm(0x9f)),
+    allow(SYS_ioctl, "KVM_SET_VCPU_EVENTS", kvm(0xa0)),
+    allow(SYS_ioctl, "KVM_GET_DEBUGREGS", kvm(0xa1)),
+    allow(SYS_ioctl, "KVM_SET_DEBUGREGS", kvm(0xa2)),
+    allow(SYS_ioctl, "KVM_SET_XSAVE", kvm(0xa5)),
+    allow(SYS_ioctl, "KVM_GET_XSAVE2", kvm(0xcf)),
+    allow(SYS_ioctl, "KVM_GET_XCRS", kvm(0xa6)),
+    allow(SYS_ioctl, "KVM_SET_XCRS", kvm(0xa7)),
+    allow(SYS_ioctl, "KVM_SET_DEVICE_ATTR: the TSC's offset", kvm(0xe1)),
+    allow(SYS_ioctl, "KVM_GET_DEVICE_ATTR: the TSC's offset", kvm(0xe2)),
+    allow(SYS_tgkill, "a signal takes a processor out of guest mode", equals(0, kOwnProcess)),
+};
+
 // Connections come to a socket that was listening before the start; none can be opened to anywhere.
 constexpr Rule kConnectionRules[] = {
     allow(SYS_accept4, "a debugger connects"),   allow(SYS_setsockopt, "TCP_NODELAY on a connection"),
@@ -157,6 +186,7 @@ constexpr Rule kNetworkRules[] = {
 
 }  // namespace
 
+std::span<const Rule> kvm_rules() { return kKvmRules; }
 std::span<const Rule> device_rules() { return kDeviceRules; }
 std::span<const Rule> network_rules() { return kNetworkRules; }
 std::span<const Rule> tap_rules() { return kTapRules; }

@@ -33,6 +33,8 @@ struct Rule {
 std::span<const Rule> vcpu_rules();
 // Beyond that, to a thread that runs an event loop or works for one: the main thread, the devices' threads.
 std::span<const Rule> device_rules();
+// Beyond that, to all threads, where /dev/kvm executes the guest.
+std::span<const Rule> kvm_rules();
 // Beyond that, where sockets of the process wait for connections (the debugger's).
 std::span<const Rule> connection_rules();
 // Beyond that, to the thread of a user-mode network, which acts for the guest through this host's sockets.

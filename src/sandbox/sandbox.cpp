@@ -67,12 +67,15 @@ void Sandbox::prepare() { ::mallopt(M_ARENA_MAX, 1); }
 
 Result<std::unique_ptr<Sandbox>> Sandbox::create(Options options) {
   const std::span<const Rule> none;
-  const std::span<const Rule> lists[] = {vcpu_rules(), device_rules(), options.tap ? tap_rules() : none,
+  const std::span<const Rule> lists[] = {vcpu_rules(),
+                                         options.kvm ? kvm_rules() : none,
+                                         device_rules(),
+                                         options.tap ? tap_rules() : none,
                                          options.connections ? connection_rules() : none,
                                          options.network ? network_rules() : none};
   Filter process = RHEA_TRY(Filter::create(lists));
-  Filter device = RHEA_TRY(Filter::create(std::span(lists).first(4)));
-  Filter vcpu = RHEA_TRY(Filter::create(std::span(lists).first(1)));
+  Filter device = RHEA_TRY(Filter::create(std::span(lists).first(5)));
+  Filter vcpu = RHEA_TRY(Filter::create(std::span(lists).first(2)));
   call_names();
   struct sigaction action{};
   action.sa_sigaction = on_forbidden_call;

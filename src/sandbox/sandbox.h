@@ -37,6 +37,7 @@ class Sandbox {
     bool connections = false;  // sockets of the process wait for connections
     bool network = false;      // there is a user-mode network
     bool tap = false;          // a network card stands on a tap device
+    bool kvm = false;          // /dev/kvm executes the guest
   };
   // Compiles the lists and takes SIGSYS.
   static Result<std::unique_ptr<Sandbox>> create(Options options);

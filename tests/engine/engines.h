@@ -3,6 +3,7 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <ostream>
 #include <string>
@@ -16,6 +17,9 @@ struct EngineKind {
   std::string name;
   bool counts_instructions;  // runs by an io::InstructionClock, and then knows limits
   std::function<Result<std::unique_ptr<cpu::Engine>>(const cpu::EngineContext&)> create;
+  std::vector<std::string> withheld = {};  // CPU features that its guests do without
+  // Tests that it cannot pass for no fault of Rhea's, each with the reason. They are skipped aloud.
+  std::map<std::string, std::string> beyond = {};
 };
 inline void PrintTo(const EngineKind& kind, std::ostream* out) { *out << kind.name; }
 

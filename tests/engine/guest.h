@@ -9,11 +9,13 @@
 #include <cstring>
 #include <functional>
 #include <memory>
+#include <span>
 #include <thread>
 #include <utility>
 #include <vector>
 
 #include "base/event_loop.h"
+#include "base/fd.h"
 #include "cpu/lapic.h"
 #include "io/host_clock.h"
 #include "io/instruction_clock.h"
@@ -52,7 +54,7 @@ class Guest {
   }
   uint32_t get32(uint64_t physical) const { return static_cast<uint32_t>(get64(physical)); }
   std::byte* ram() { return memory_->regions()[0].host; }
-  Bytes& rom() { return rom_; }
+  std::span<uint8_t> rom() { return {static_cast<uint8_t*>(rom_.get()), 4096}; }
 
   cpu::CpuState state() const {
     cpu::CpuState state;
@@ -68,7 +70,12 @@ class Guest {
     put64(kVector, kNoVector);
     return go_on();
   }
-  cpu::StopReason go_on() { return vcpu_->run(); }
+  // Fails the test, with the engine's words, if the engine cannot go on.
+  cpu::StopReason go_on() {
+    const cpu::StopReason reason = vcpu_->run();
+    EXPECT_EQ(vcpu_->failure(), "");
+    return reason;
+  }
   static constexpr uint64_t kNoVector = 0xffff;
   // The vector whose handler ended the run, or kNoVector.
   uint64_t vector() const { return get32(kVector); }
@@ -116,7 +123,7 @@ class Guest {
   std::unique_ptr<io::Clock> clock_;
   std::unique_ptr<cpu::CpuModel> model_;
   std::unique_ptr<memory::GuestMemory> memory_;
-  Bytes rom_ = Bytes(4096, 0xf4);
+  base::UniqueMapping rom_ = std::move(*base::UniqueMapping::anonymous(4096, "test-rom"));  // page to page
   io::AddressSpace physical_{"physical", uint64_t{1} << 52}, ports_space_{"ports", 65536};
   io::IrqRouter router_;
   machine::ApicBus bus_{router_};
@@ -134,7 +141,7 @@ inline Guest::Guest(const EngineKind& kind) {
     loop_thread_ = std::thread([this] { loop_->run(); });
   }
   model_ = std::make_unique<cpu::CpuModel>(
-      *cpu::CpuModel::create({.name = "max", .tsc_frequency_hz = clock_->tsc_frequency_hz(), .cpu_count = 1}));
+      *cpu::CpuModel::create({.name = "max", .tsc_frequency_hz = clock_->tsc_frequency_hz(), .cpu_count = 1, .withheld = kind.withheld}));
   memory_ = std::move(
       *memory::GuestMemory::create(std::vector<memory::GuestMemory::Extent>{{{0}, kRamBytes}}, {.name = "test-ram"}));
   physical_.map({.start = 0, .size_bytes = kRamBytes, .kind = io::RangeKind::kRam, .host = ram(), .name = "ram"});
@@ -143,7 +150,7 @@ inline Guest::Guest(const EngineKind& kind) {
   physical_.map({.start = kRom,
                  .size_bytes = 0x1000,
                  .kind = io::RangeKind::kRom,
-                 .host = reinterpret_cast<std::byte*>(rom_.data()),
+                 .host = rom_.bytes(),
                  .name = "rom"});
   ports_space_.map(
       {.start = kPorts, .size_bytes = 0x100, .kind = io::RangeKind::kMmio, .handler = &ports, .name = "ports"});
@@ -218,6 +225,12 @@ inline cpu::CpuState Guest::initial_state() {
 
 class EngineTest : public testing::TestWithParam<EngineKind> {
  protected:
+  void SetUp() override {
+    std::string name = testing::UnitTest::GetInstance()->current_test_info()->name();
+    name.resize(name.find('/'));
+    const auto beyond = GetParam().beyond.find(name);
+    if (beyond != GetParam().beyond.end()) GTEST_SKIP() << "beyond this host's " << GetParam().name << ": " << beyond->second;
+  }
   Guest guest{GetParam()};
 };
 

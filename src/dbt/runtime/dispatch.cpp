@@ -92,6 +92,11 @@ void Runtime::deliver_pending_interrupt() {
           r.more = c.lapic->pending() != cpu::LapicEvent::kNone;
           return;
         }
+        if (c.state.interrupt_taken) {  // by the engine that ran the guest before
+          r.vector = static_cast<uint8_t>(std::exchange(c.state.interrupt_taken, 0));
+          r.more = true;
+          return;
+        }
         switch (c.lapic->pending()) {
           case cpu::LapicEvent::kInterrupt:
             if (c.interrupt_flag) r.vector = c.lapic->acknowledge_interrupt();

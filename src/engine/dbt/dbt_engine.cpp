@@ -5,12 +5,11 @@
 #include <sys/mman.h>
 
 #include <algorithm>
-#include <condition_variable>
 #include <cstring>
-#include <mutex>
 #include <new>
 
 #include "base/fault_dispatcher.h"
+#include "cpu/halt_sleep.h"
 #include "cpu/lapic.h"
 #include "dbt/inject_bug.h"
 #include "dbt/runtime/runtime.h"
@@ -129,21 +128,14 @@ class DbtVcpu final : public cpu::Vcpu, private base::FaultHandler {
   io::InstructionClock* clock_ = nullptr;
   bool single_step_ = false;
 
-  std::mutex mutex_;
-  std::condition_variable wake_;
-  bool kicked_ = false;
-  std::atomic<bool> sleeping_{false};
+  cpu::HaltSleep sleep_;
 };
 
 void DbtVcpu::kick() {
   dbt::Context& c = context();
   std::atomic_ref(c.irq_pending).store(1, std::memory_order_release);
   std::atomic_ref(c.exit_request).store(1, std::memory_order_seq_cst);
-  if (sleeping_.load(std::memory_order_seq_cst)) {
-    std::lock_guard lock(mutex_);
-    kicked_ = true;
-    wake_.notify_one();
-  }
+  sleep_.wake();
 }
 
 void DbtVcpu::request_stop() {
@@ -153,45 +145,26 @@ void DbtVcpu::request_stop() {
 
 // Would an interrupt, NMI or a stop end HLT now?
 bool DbtVcpu::wake_condition() {
-  // A blocked NMI waits in the processor, where it does not hide interrupts.
-  cpu::CpuState& state = context().state;
-  if (state.wait_for_sipi) {  // only INIT and the start-up IPI end that; the dispatcher takes them
-    const cpu::LapicEvent event = lapic_.pending();
-    return event == cpu::LapicEvent::kInit || event == cpu::LapicEvent::kSipi || event == cpu::LapicEvent::kSmi ||
-           std::atomic_ref(runtime_->stop_requested).load(std::memory_order_acquire);
-  }
-  if (state.nmi_blocked && lapic_.pending() == cpu::LapicEvent::kNmi && lapic_.take_nmi()) state.nmi_pending = true;
   if (std::atomic_ref(runtime_->stop_requested).load(std::memory_order_acquire)) return true;
-  if (lapic_.take_wake()) {  // whether or not interrupts are enabled
-    state.halted = false;
-    return true;
-  }
-  switch (lapic_.pending()) {
-    case cpu::LapicEvent::kNone: return false;
-    case cpu::LapicEvent::kInterrupt:
-    case cpu::LapicEvent::kExtInt: return context().interrupt_flag;
-    case cpu::LapicEvent::kNmi: return !context().state.nmi_blocked;
-    default: return true;
-  }
+  cpu::CpuState& state = context().state;
+  cpu::HaltState halt{.halted = state.halted,
+                      .wait_for_sipi = state.wait_for_sipi,
+                      .interrupts_enabled = context().interrupt_flag != 0,
+                      .nmi_blocked = state.nmi_blocked,
+                      .nmi_pending = state.nmi_pending};
+  const bool ends = cpu::ends_halt(lapic_, halt);
+  state.halted = halt.halted;
+  state.nmi_pending = halt.nmi_pending;
+  return ends;
 }
 
 void DbtVcpu::wait_while_halted() {
-  for (;;) {
-    if (wake_condition()) return;
+  while (!wake_condition()) {
     // Deterministic time jumps to the next timer; with none armed only the outside can wake us.
-    if (clock_ && clock_->skip_to_next_deadline()) {
+    if (clock_ && clock_->skip_to_next_deadline())
       clock_->run_due_timers();
-      continue;
-    }
-    sleeping_.store(true, std::memory_order_seq_cst);
-    if (wake_condition()) {
-      sleeping_.store(false, std::memory_order_relaxed);
-      return;
-    }
-    std::unique_lock lock(mutex_);
-    wake_.wait(lock, [this] { return kicked_; });
-    kicked_ = false;
-    sleeping_.store(false, std::memory_order_relaxed);
+    else
+      sleep_.sleep_unless([this] { return wake_condition(); });
   }
 }
 

@@ -272,7 +272,8 @@ bool Machine::all_parked() const {
 }
 
 void Machine::note_stop(unsigned index, cpu::StopReason reason) {
-  if (reason == cpu::StopReason::kDebug || reason == cpu::StopReason::kShutdown) stops_.push_back({index, reason});
+  using enum cpu::StopReason;
+  if (reason == kDebug || reason == kShutdown || reason == kFailed) stops_.push_back({index, reason});
 }
 
 // A stop that has been looked at already, with those of the others, is not there to be taken any more.
@@ -307,8 +308,12 @@ void Machine::handle_stopped() {
   const bool pause_requested = std::exchange(pause_requested_, false);
   if (!stops_.empty()) {
     const Stop stop = stops_.front();
+    if (stop.reason == cpu::StopReason::kFailed)
+      return finish({.kind = MachineExit::Kind::kHostError,
+                     .text = fmt::format("the engine cannot go on: {}\n{}", vcpu(stop.vcpu).failure(),
+                                         describe_processors(stop.vcpu))});
     if (stop.reason == cpu::StopReason::kShutdown && !stop_listener_)
-      return finish({.kind = MachineExit::Kind::kShutdown, .text = describe_shutdown(stop.vcpu)});
+      return finish({.kind = MachineExit::Kind::kShutdown, .text = describe_processors(stop.vcpu)});
     stops_.pop_front();
     return tell_stopped(stop.vcpu, stop.reason);
   }
@@ -346,7 +351,7 @@ void Machine::tell_stopped(unsigned index, cpu::StopReason reason) {
 }
 
 // The processor that died in full, the others by a line each.
-std::string Machine::describe_shutdown(unsigned index) {
+std::string Machine::describe_processors(unsigned index) {
   auto state = std::make_unique<cpu::CpuState>();
   vcpu(index).get_state(*state);
   if (threads_.size() == 1) return dump_cpu_state(*state);

@@ -151,7 +151,7 @@ class Machine {
   void handle_stopped();  // all vCPUs are parked
   bool do_action(Action action, uint32_t status);
   void tell_stopped(unsigned index, cpu::StopReason reason);
-  std::string describe_shutdown(unsigned index);
+  std::string describe_processors(unsigned index);
   void finish(MachineExit exit);
   void resume_all();
   void start_step(unsigned index);

@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cpu/halt_sleep.h"
+
+namespace rhea::cpu {
+
+bool ends_halt(Lapic& lapic, HaltState& state) {
+  if (state.wait_for_sipi) {  // INIT, the start-up IPI and SMIs: nothing else
+    const LapicEvent event = lapic.pending();
+    return event == LapicEvent::kInit || event == LapicEvent::kSipi || event == LapicEvent::kSmi;
+  }
+  if (state.nmi_blocked && lapic.pending() == LapicEvent::kNmi && lapic.take_nmi()) state.nmi_pending = true;
+  if (lapic.take_wake()) {  // whether or not interrupts are enabled
+    state.halted = false;
+    return true;
+  }
+  switch (lapic.pending()) {
+    case LapicEvent::kNone: return false;
+    case LapicEvent::kInterrupt:
+    case LapicEvent::kExtInt: return state.interrupts_enabled;
+    case LapicEvent::kNmi: return !state.nmi_blocked;
+    default: return true;
+  }
+}
+
+}  // namespace rhea::cpu
