@@ -19,9 +19,9 @@ EngineChoice choose_dbt(const RunOptions& options, std::string reason) {
   dbt.instruction_clock = options.clock == ClockKind::kInstructions;
   dbt.code_cache_bytes = options.dbt_cache_bytes;
   dbt.perf_map = options.dbt_perf_map;
-  return {.name = "dbt",
-          .reason = std::move(reason),
-          .factory = [dbt](const cpu::EngineContext& context) { return engine_dbt::create_dbt_engine(context, dbt); }};
+  return {.name = "dbt", .reason = std::move(reason), .factory = [dbt](const cpu::EngineContext& context) {
+            return engine_dbt::create_dbt_engine(context, dbt);
+          }};
 }
 
 Result<EngineChoice> choose_kvm(std::string reason) {

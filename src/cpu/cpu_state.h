@@ -95,8 +95,8 @@ struct CpuState {
   bool nmi_pending = false;
   bool halted = false;
   bool wait_for_sipi = false;  // after INIT, on every processor but the bootstrap one; nothing runs until a SIPI
-  // An interrupt that has been acknowledged to its controller, and whose delivery has not begun: kInterruptTaken and the
-  // vector. Only engines whose host takes interrupts ahead leave one behind.
+  // An interrupt that has been acknowledged to its controller, and whose delivery has not begun: kInterruptTaken and
+  // the vector. Only engines whose host takes interrupts ahead leave one behind.
   static constexpr uint16_t kInterruptTaken = 0x100;
   uint16_t interrupt_taken = 0;
   uint32_t debug_pending = 0;  // bits of DR6 that a #DB trap at the next instruction boundary will report

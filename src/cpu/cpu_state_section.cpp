@@ -124,9 +124,9 @@ void check_state(state::StateReader& reader, const CpuModel& model, const CpuSta
   constexpr uint32_t kDr6Traps = 0xc00f;
   reader.validate((state.debug_pending & ~kDr6Traps) == 0, "a debug trap is pending that DR6 has no bit for");
   constexpr uint16_t kFirstTaken = CpuState::kInterruptTaken | 0x10, kLastTaken = CpuState::kInterruptTaken | 0xff;
-  reader.validate(state.interrupt_taken == 0 ||
-                      (state.interrupt_taken >= kFirstTaken && state.interrupt_taken <= kLastTaken),
-                  "the interrupt that was taken has no possible vector");
+  reader.validate(
+      state.interrupt_taken == 0 || (state.interrupt_taken >= kFirstTaken && state.interrupt_taken <= kLastTaken),
+      "the interrupt that was taken has no possible vector");
   uint64_t allowed_xcr0 = model.supported_xcr0() | 1;
   reader.validate((state.xcr0 & 1) && (state.xcr0 & ~allowed_xcr0) == 0 && ((state.xcr0 & 4) == 0 || (state.xcr0 & 2)),
                   "XCR0 enables state that the CPU model lacks");

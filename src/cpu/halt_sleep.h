@@ -47,8 +47,8 @@ struct HaltState {
   bool nmi_blocked = false, nmi_pending = false;
 };
 
-// Does the local APIC hold what ends HLT, or the wait for a start-up IPI? Takes from it what is kept in the processor: a
-// blocked NMI, which there does not hide interrupts, and a wake-up. The vCPU's thread.
+// Does the local APIC hold what ends HLT, or the wait for a start-up IPI? Takes from it what is kept in the processor:
+// a blocked NMI, which there does not hide interrupts, and a wake-up. The vCPU's thread.
 bool ends_halt(Lapic& lapic, HaltState& state);
 
 }  // namespace rhea::cpu

@@ -117,8 +117,8 @@ constexpr Rule kDeviceRules[] = {
     allow(SYS_getrandom, "the guest's entropy device"),
 };
 
-// KVM's calls by type and number: what the size field of a request says, the kernel checks. The VM and its processors are
-// there before the start; nothing here creates one, or a device of KVM's.
+// KVM's calls by type and number: what the size field of a request says, the kernel checks. The VM and its processors
+// are there before the start; nothing here creates one, or a device of KVM's.
 constexpr ArgumentRule kvm(uint8_t number) { return {1, 0xffff, uint64_t{0xae} << 8 | number}; }
 constexpr Rule kKvmRules[] = {
     allow(SYS_ioctl, "KVM_RUN: the guest", kvm(0x80)),

@@ -140,18 +140,15 @@ inline Guest::Guest(const EngineKind& kind) {
     clock_ = std::move(*io::HostClock::create(*loop_));
     loop_thread_ = std::thread([this] { loop_->run(); });
   }
-  model_ = std::make_unique<cpu::CpuModel>(
-      *cpu::CpuModel::create({.name = "max", .tsc_frequency_hz = clock_->tsc_frequency_hz(), .cpu_count = 1, .withheld = kind.withheld}));
+  model_ = std::make_unique<cpu::CpuModel>(*cpu::CpuModel::create(
+      {.name = "max", .tsc_frequency_hz = clock_->tsc_frequency_hz(), .cpu_count = 1, .withheld = kind.withheld}));
   memory_ = std::move(
       *memory::GuestMemory::create(std::vector<memory::GuestMemory::Extent>{{{0}, kRamBytes}}, {.name = "test-ram"}));
   physical_.map({.start = 0, .size_bytes = kRamBytes, .kind = io::RangeKind::kRam, .host = ram(), .name = "ram"});
   physical_.map(
       {.start = kMmio, .size_bytes = 0x2000, .kind = io::RangeKind::kMmio, .handler = &device, .name = "device"});
-  physical_.map({.start = kRom,
-                 .size_bytes = 0x1000,
-                 .kind = io::RangeKind::kRom,
-                 .host = rom_.bytes(),
-                 .name = "rom"});
+  physical_.map(
+      {.start = kRom, .size_bytes = 0x1000, .kind = io::RangeKind::kRom, .host = rom_.bytes(), .name = "rom"});
   ports_space_.map(
       {.start = kPorts, .size_bytes = 0x100, .kind = io::RangeKind::kMmio, .handler = &ports, .name = "ports"});
   ports_space_.map({.start = assembly::kExitPort,
@@ -189,7 +186,7 @@ inline Guest::~Guest() {
 }
 
 inline void Guest::write_tables() {
-  constexpr uint64_t kPresentWritable = 3, kLarge = 0x80;
+  constexpr uint64_t kPresentWritable = 7, kLarge = 0x80;  // and for user mode
   put64(kTables, (kTables + 0x1000) | kPresentWritable);
   for (uint64_t i = 0; i < 4; ++i) put64(kTables + 0x1000 + 8 * i, (kTables + 0x2000 + 0x1000 * i) | kPresentWritable);
   for (uint64_t i = 0; i < 4 * 512; ++i) put64(kTables + 0x2000 + 8 * i, (i << 21) | kPresentWritable | kLarge);
@@ -229,7 +226,8 @@ class EngineTest : public testing::TestWithParam<EngineKind> {
     std::string name = testing::UnitTest::GetInstance()->current_test_info()->name();
     name.resize(name.find('/'));
     const auto beyond = GetParam().beyond.find(name);
-    if (beyond != GetParam().beyond.end()) GTEST_SKIP() << "beyond this host's " << GetParam().name << ": " << beyond->second;
+    if (beyond != GetParam().beyond.end())
+      GTEST_SKIP() << "beyond this host's " << GetParam().name << ": " << beyond->second;
   }
   Guest guest{GetParam()};
 };

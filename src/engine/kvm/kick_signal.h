@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The signal that takes a thread out of guest mode. Its handler does nothing: that it arrives is enough. [kvm-api KVM_RUN]
+// The signal that takes a thread out of guest mode. Its handler does nothing: that it arrives is enough. [kvm-api
+// KVM_RUN]
 #pragma once
 
 #include <pthread.h>

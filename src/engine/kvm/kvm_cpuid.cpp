@@ -9,8 +9,7 @@
 
 namespace rhea::engine_kvm {
 
-CpuidTable::CpuidTable(size_t entries)
-    : storage_((sizeof(ListHeader) + entries * sizeof(kvm_cpuid_entry2) + 7) / 8) {
+CpuidTable::CpuidTable(size_t entries) : storage_((sizeof(ListHeader) + entries * sizeof(kvm_cpuid_entry2) + 7) / 8) {
   header()->count = static_cast<uint32_t>(entries);
 }
 
@@ -55,7 +54,8 @@ Result<CpuidTable> supported_cpuid(const KvmDevice& device) {
 namespace {
 
 // Rhea's own local APIC gives them, or they describe the machine, not the processor: KVM's table says nothing of them.
-constexpr std::string_view kOurs[] = {"x2apic", "tsc_deadline_timer", "hypervisor", "apic", "arat", "ht", "ss", "topoext"};
+constexpr std::string_view kOurs[] = {"x2apic", "tsc_deadline_timer", "hypervisor", "apic", "arat", "ht", "ss",
+                                      "topoext"};
 // Hypercalls and shared words that KVM serves only together with its own local APIC.
 constexpr std::string_view kNeedsItsApic[] = {"kvm_pv_unhalt", "kvm_pv_send_ipi"};
 

@@ -84,7 +84,8 @@ class KvmEngine final : public cpu::Engine {
     };
     constexpr uint32_t kBoth = KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE;
     // TSC, IA32_APIC_BASE, TSC_ADJUST, TSC_DEADLINE
-    constexpr Taken kTaken[] = {{0x10, KVM_MSR_FILTER_WRITE}, {0x1b, kBoth}, {0x3b, KVM_MSR_FILTER_WRITE}, {0x6e0, kBoth}};
+    constexpr Taken kTaken[] = {
+        {0x10, KVM_MSR_FILTER_WRITE}, {0x1b, kBoth}, {0x3b, KVM_MSR_FILTER_WRITE}, {0x6e0, kBoth}};
     static_assert(std::size(kTaken) <= KVM_MSR_FILTER_MAX_RANGES);
     uint8_t none = 0;  // a bitmap of one MSR: not allowed
     kvm_msr_filter filter{.flags = KVM_MSR_FILTER_DEFAULT_ALLOW};

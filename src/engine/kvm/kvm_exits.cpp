@@ -78,8 +78,7 @@ void KvmVcpu::handle_port_access() {
 // Each processor reaches its own local APIC at the address in its IA32_APIC_BASE.
 bool KvmVcpu::in_apic_page(uint64_t address) const {
   const uint64_t base = lapic_.apic_base();
-  return (base & kApicBaseEnabled) && !(base & kApicBaseX2apic) &&
-         address - (base & kApicBaseAddress) < kApicPageBytes;
+  return (base & kApicBaseEnabled) && !(base & kApicBaseX2apic) && address - (base & kApicBaseAddress) < kApicPageBytes;
 }
 
 uint64_t KvmVcpu::read_memory(uint64_t address, unsigned size_bytes) const {
@@ -143,7 +142,8 @@ KvmVcpu::Next KvmVcpu::handle_debug() {
   }
   if (stepped) return Next::kContinue;  // on the way to a breakpoint
   kvm_guest_debug control{};
-  control.control = KVM_GUESTDBG_ENABLE | (debug.exception == kDebugVector ? KVM_GUESTDBG_INJECT_DB : KVM_GUESTDBG_INJECT_BP);
+  control.control =
+      KVM_GUESTDBG_ENABLE | (debug.exception == kDebugVector ? KVM_GUESTDBG_INJECT_DB : KVM_GUESTDBG_INJECT_BP);
   call(KVM_SET_GUEST_DEBUG, &control, "handing the guest its debug trap");
   apply_debug_control();
   return Next::kContinue;

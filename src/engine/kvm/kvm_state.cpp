@@ -31,9 +31,8 @@ kvm_segment to_segment(const Segment& segment) {
 Segment from_segment(const kvm_segment& segment) {
   Segment result{.base = segment.base, .limit = segment.limit, .selector = segment.selector};
   const bool present = segment.present && !segment.unusable;
-  result.attributes =
-      static_cast<uint16_t>(segment.type | segment.s << 4 | segment.dpl << 5 | present << 7 | segment.avl << 12 |
-                            segment.l << 13 | segment.db << 14 | segment.g << 15);
+  result.attributes = static_cast<uint16_t>(segment.type | segment.s << 4 | segment.dpl << 5 | present << 7 |
+                                            segment.avl << 12 | segment.l << 13 | segment.db << 14 | segment.g << 15);
   return result;
 }
 
@@ -78,8 +77,8 @@ struct SegmentField {
   kvm_segment kvm_sregs2::* field;
 };
 constexpr SegmentField kSegments[] = {
-    {cpu::kEs, &kvm_sregs2::es}, {cpu::kCs, &kvm_sregs2::cs}, {cpu::kSs, &kvm_sregs2::ss},
-    {cpu::kDs, &kvm_sregs2::ds}, {cpu::kFs, &kvm_sregs2::fs}, {cpu::kGs, &kvm_sregs2::gs},
+    {cpu::kEs, &kvm_sregs2::es}, {cpu::kCs, &kvm_sregs2::cs},    {cpu::kSs, &kvm_sregs2::ss},
+    {cpu::kDs, &kvm_sregs2::ds}, {cpu::kFs, &kvm_sregs2::fs},    {cpu::kGs, &kvm_sregs2::gs},
     {cpu::kTr, &kvm_sregs2::tr}, {cpu::kLdtr, &kvm_sregs2::ldt},
 };
 
@@ -171,8 +170,10 @@ void from_events(const kvm_vcpu_events& events, CpuState& state) {
 
 namespace {
 
-#define RHEA_MSR(index, name) \
-  MsrField { index, [](CpuState& state) -> uint64_t& { return state.name; } }
+#define RHEA_MSR(index, name)                                      \
+  MsrField {                                                       \
+    index, [](CpuState& state) -> uint64_t& { return state.name; } \
+  }
 
 // [SDM-4 2] [kvm-msr]. TSC_ADJUST stands after the TSC's offset has been set: see the vCPU.
 constexpr MsrField kMsrFields[] = {

@@ -150,8 +150,7 @@ void KvmVcpu::prepare_entry() {
     return;
   }
   kvm_interrupt interrupt{};
-  interrupt.irq =
-      event == LapicEvent::kInterrupt ? lapic_.acknowledge_interrupt() : engine_.irq.acknowledge_ext_int();
+  interrupt.irq = event == LapicEvent::kInterrupt ? lapic_.acknowledge_interrupt() : engine_.irq.acknowledge_ext_int();
   shadow_->halted = false;
   call(KVM_INTERRUPT, &interrupt, "raising an interrupt");
   run_->ready_for_interrupt_injection = 0;

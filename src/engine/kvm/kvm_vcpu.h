@@ -109,10 +109,10 @@ class KvmVcpu final : public cpu::Vcpu {
   std::unique_ptr<cpu::CpuState> shadow_;
   bool tsc_moves_ = false;  // the TSC's offset can be set
   bool single_step_ = false;
-  bool debugging_ = false;  // KVM has been told of breakpoints or steps
-  bool stepping_off_ = false;             // a breakpoint that the last run ended at
-  std::optional<uint64_t> stopped_at_;    // the breakpoint's address
-  bool entry_pending_ = false;  // the last exit's instruction is finished by the next KVM_RUN
+  bool debugging_ = false;              // KVM has been told of breakpoints or steps
+  bool stepping_off_ = false;           // a breakpoint that the last run ended at
+  std::optional<uint64_t> stopped_at_;  // the breakpoint's address
+  bool entry_pending_ = false;          // the last exit's instruction is finished by the next KVM_RUN
   std::vector<uint64_t> breakpoints_;
   mutable std::string failure_;
 

@@ -40,8 +40,8 @@ bool KvmVcpu::get_msr(uint32_t index, uint64_t& value) const {
 // True if KVM does as it is told: one without hardware virtualization takes the call, and changes nothing.
 bool KvmVcpu::set_tsc_offset(uint64_t offset) const {
   uint64_t read_back = ~offset;
-  kvm_device_attr attribute{.group = KVM_VCPU_TSC_CTRL, .attr = KVM_VCPU_TSC_OFFSET,
-                            .addr = reinterpret_cast<uint64_t>(&offset)};
+  kvm_device_attr attribute{
+      .group = KVM_VCPU_TSC_CTRL, .attr = KVM_VCPU_TSC_OFFSET, .addr = reinterpret_cast<uint64_t>(&offset)};
   if (ioctl(fd_.get(), KVM_SET_DEVICE_ATTR, &attribute) != 0) return false;
   attribute.addr = reinterpret_cast<uint64_t>(&read_back);
   return ioctl(fd_.get(), KVM_GET_DEVICE_ATTR, &attribute) == 0 && read_back == offset;
@@ -67,12 +67,11 @@ void KvmVcpu::get_state(cpu::CpuState& state) const {
   // The standard format, as ours; what is beyond 4096 bytes belongs to features that a program has to ask for. [kvm-api
   // KVM_GET_XSAVE2]
   static_assert(sizeof(XsaveArea) == cpu::kXsaveAreaBytes);
-  const bool complete = call(KVM_GET_REGS, &regs, "reading registers") &&
-                        call(KVM_GET_SREGS2, &sregs, "reading system registers") &&
-                        call(KVM_GET_DEBUGREGS, &debugregs, "reading debug registers") &&
-                        call(KVM_GET_VCPU_EVENTS, &events, "reading pending events") &&
-                        call(kGetXsave2, state.xsave.data(), "reading vector registers") &&
-                        call(KVM_GET_XCRS, &xcrs, "reading XCR0");
+  const bool complete =
+      call(KVM_GET_REGS, &regs, "reading registers") && call(KVM_GET_SREGS2, &sregs, "reading system registers") &&
+      call(KVM_GET_DEBUGREGS, &debugregs, "reading debug registers") &&
+      call(KVM_GET_VCPU_EVENTS, &events, "reading pending events") &&
+      call(kGetXsave2, state.xsave.data(), "reading vector registers") && call(KVM_GET_XCRS, &xcrs, "reading XCR0");
   if (!complete) return;
   from_regs(regs, state);
   from_sregs(sregs, state);
@@ -146,10 +145,10 @@ std::string KvmVcpu::statistics() const {
   static constexpr struct {
     unsigned reason;
     const char* name;
-  } kNames[] = {{KVM_EXIT_IO, "port accesses"},      {KVM_EXIT_MMIO, "device accesses"},
-                {KVM_EXIT_X86_RDMSR, "MSR reads"},   {KVM_EXIT_X86_WRMSR, "MSR writes"},
-                {KVM_EXIT_HLT, "halts"},             {KVM_EXIT_IRQ_WINDOW_OPEN, "interrupt windows"},
-                {KVM_EXIT_SET_TPR, "TPR writes"},    {KVM_EXIT_DEBUG, "debug traps"}};
+  } kNames[] = {{KVM_EXIT_IO, "port accesses"},    {KVM_EXIT_MMIO, "device accesses"},
+                {KVM_EXIT_X86_RDMSR, "MSR reads"}, {KVM_EXIT_X86_WRMSR, "MSR writes"},
+                {KVM_EXIT_HLT, "halts"},           {KVM_EXIT_IRQ_WINDOW_OPEN, "interrupt windows"},
+                {KVM_EXIT_SET_TPR, "TPR writes"},  {KVM_EXIT_DEBUG, "debug traps"}};
   std::string text = "exits:\n";
   for (const auto& row : kNames) text += fmt::format("  {:<20} {:>14}\n", row.name, exits_[row.reason]);
   text += fmt::format("  {:<20} {:>14}\n", "kicks", interrupted_);

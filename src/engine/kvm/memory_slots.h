@@ -22,8 +22,7 @@ struct MemorySlot {
   std::byte* host = nullptr;
   bool read_only = false;
   bool same_memory(const MemorySlot& other) const {
-    return start == other.start && size_bytes == other.size_bytes && host == other.host &&
-           read_only == other.read_only;
+    return start == other.start && size_bytes == other.size_bytes && host == other.host && read_only == other.read_only;
   }
 };
 

@@ -48,8 +48,7 @@ Preflight absent(const HostFiles& files, Extensions extensions) {
   Preflight result{.verdict = Verdict::kAbsent, .reason = fmt::format("there is no {}", files.device)};
   if (extensions == Extensions::kNone) {
     result.reason += ", and the processor shows no virtualization extensions";
-    result.remedy =
-        "enable VT-x or AMD-V in the firmware; in a virtual machine, nested virtualization in what runs it";
+    result.remedy = "enable VT-x or AMD-V in the firmware; in a virtual machine, nested virtualization in what runs it";
   } else {
     result.remedy = fmt::format("load the kernel's module: modprobe {}; in a container, pass the device in",
                                 extensions == Extensions::kIntel ? "kvm_intel" : "kvm_amd");
@@ -87,8 +86,9 @@ Preflight examine_host(const HostFiles& files) {
     return result;
   }
   if (software_only(files, extensions))
-    return {.verdict = Verdict::kSoftware,
-            .reason = fmt::format("{} here is not hardware virtualization: it emulates the guest's kernel", files.device)};
+    return {
+        .verdict = Verdict::kSoftware,
+        .reason = fmt::format("{} here is not hardware virtualization: it emulates the guest's kernel", files.device)};
   return {.verdict = Verdict::kHardware, .reason = "hardware virtualization is there"};
 }
 

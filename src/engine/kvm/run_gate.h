@@ -3,8 +3,8 @@
 //
 // A change of the memory map takes several calls of KVM; between them a processor could find no memory where there is
 // some. So the one that makes the change closes the gate first: the others leave guest mode and wait before they enter
-// it again. A processor that changes the map is not in guest mode itself; one that waits for the right to change it is not
-// either. So nobody waits in a circle.
+// it again. A processor that changes the map is not in guest mode itself; one that waits for the right to change it is
+// not either. So nobody waits in a circle.
 #pragma once
 
 #include <condition_variable>
