@@ -190,7 +190,7 @@ TEST(Options, MistakesAreOneLineWithTheNearestRightWord) {
   EXPECT_THAT(error_of({"run", "--kernel", "k", "-c", "256"}), HasSubstr("--cpus takes a number from 1 to 255"));
   EXPECT_THAT(error_of({"run", "--kernel", "k", "-c", "-3"}), HasSubstr("--cpus"));
   EXPECT_THAT(error_of({"run", "--kernel", "k", "-c", "99999999999999999999999"}), HasSubstr("--cpus"));
-  EXPECT_THAT(error_of({"run", "--kernel", "k", "--engine", "kvm"}), HasSubstr("not built yet"));
+  EXPECT_THAT(error_of({"run", "--kernel", "k", "--engine", "kvm", "--dbt-opt", "0"}), HasSubstr("has no translator"));
   EXPECT_THAT(error_of({"run", "--kernel", "k", "--engine", "dtb"}), HasSubstr("did you mean 'dbt'?"));
   EXPECT_THAT(error_of({"run", "--kernel", "k", "--console", "sdtio"}), HasSubstr("did you mean 'stdio'?"));
   EXPECT_THAT(error_of({"run", "--kernel", "k", "--clock", "sundial"}), HasSubstr("host, instructions"));
