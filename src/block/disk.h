@@ -15,6 +15,8 @@
 
 namespace rhea::block {
 
+class AsyncFile;
+
 enum class Operation : uint8_t { kRead, kWrite, kFlush, kDiscard, kWriteZeroes };
 
 // One request. The buffers are the caller's (guest RAM, for one) and stay valid until `done`, which is called once, on
@@ -49,6 +51,8 @@ struct OpenOptions {
   bool backing_anywhere = false;  // a backing file may lie outside the image's folder
   std::string trusted_backing;    // this one may (its canonical path); what it names in turn may not
   bool allow_io_uring = true;     // otherwise, or without it, a pool of threads
+  // Tests: what stands between the disk and the files that it reads and writes asynchronously.
+  std::function<std::unique_ptr<AsyncFile>(std::unique_ptr<AsyncFile>)> wrap_file = {};
 };
 
 // Opens the image at `path` for `loop`, and locks it against other users, in a way that QEMU's own locks respect.

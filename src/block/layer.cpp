@@ -32,6 +32,11 @@ class RawLayer final : public Layer {
 
 }  // namespace
 
+int FileSync::sync() {
+  if (!error_ && fdatasync(fd_) != 0) error_ = errno;
+  return error_;
+}
+
 std::unique_ptr<Layer> make_raw_layer(base::UniqueFd fd, uint64_t size_bytes) {
   return std::make_unique<RawLayer>(std::move(fd), size_bytes);
 }

@@ -56,6 +56,18 @@ Result<uint64_t> size_of_image_file(int fd, const std::string& path);
 // `offset` where the file system does not tell.
 uint64_t next_data_in_file(int fd, uint64_t offset, uint64_t end);
 
+// fdatasync() that remembers: what could not be written counts as clean to the kernel afterwards, so that a second call
+// would succeed over lost data. After a failure all calls fail, until the file is opened anew.
+class FileSync {
+ public:
+  explicit FileSync(int fd) : fd_(fd) {}
+  int sync();  // 0 or an errno value
+
+ private:
+  int fd_;
+  int error_ = 0;
+};
+
 // pread and pwrite of everything: 0 or an errno value. What lies beyond the file's end reads as zeros.
 int read_fully(int fd, uint64_t offset, std::span<std::byte> out);
 int write_fully(int fd, uint64_t offset, std::span<const std::byte> data);

@@ -121,6 +121,21 @@ class Qcow2Disk final : public Disk {
     if (--job->parts == 0) job->request.done(job->error);
   }
 
+  // Clusters of the image's own file that a read is under way in; none where it is a backing file's.
+  struct Span {
+    uint64_t first = 0, end = 0;
+  };
+  Span pin(const Layer::Extent& extent) {
+    if (extent.layer != image_.get()) return {};
+    const uint64_t cluster = image_->cluster_bytes();
+    const Span span{extent.offset - extent.offset % cluster, extent.offset + extent.length};
+    for (uint64_t at = span.first; at < span.end; at += cluster) image_->pin(at);
+    return span;
+  }
+  void unpin(const Span& span) {
+    for (uint64_t at = span.first; at < span.end; at += image_->cluster_bytes()) image_->unpin(at);
+  }
+
   void start_read(const JobPtr& job) {
     const Request& r = job->request;
     for (uint64_t done = 0; done < r.length && !job->error;) {
@@ -140,7 +155,11 @@ class Qcow2Disk final : public Disk {
         scatter(part, nullptr);
       } else if (extent.kind == Layer::Kind::kData) {
         ++job->parts;
-        extent.layer->file()->read(extent.offset, std::move(part), [this, job](int error) { end_part(job, error); });
+        const Span used = pin(extent);
+        extent.layer->file()->read(extent.offset, std::move(part), [this, job, used](int error) {
+          unpin(used);
+          end_part(job, error);
+        });
       } else {
         std::vector<std::byte> bytes(extent.length);
         note(*job, extent.layer->read_compressed(extent, bytes));
@@ -162,8 +181,11 @@ class Qcow2Disk final : public Disk {
       if (const int error = image_->find_writable(offset, place, in_place)) return note(*job, error);
       if (in_place) {
         ++job->parts;
-        image_->file()->write(place + offset % cluster, std::move(part),
-                              [this, job](int error) { end_part(job, error); });
+        image_->pin(place);
+        image_->file()->write(place + offset % cluster, std::move(part), [this, job, place](int error) {
+          image_->unpin(place);
+          end_part(job, error);
+        });
       } else {
         write_new_cluster(job, offset, length, part);
       }
@@ -183,6 +205,7 @@ class Qcow2Disk final : public Disk {
     busy_.insert(cluster_of(offset));
     image_->file()->write(place, {{bytes->data(), bytes->size()}}, [this, job, bytes, first, place](int error) {
       if (!error) error = image_->point_to(first, place);
+      if (error) image_->abandon(place);
       busy_.erase(cluster_of(first));
       end_part(job, error);
       start_waiting();
@@ -245,7 +268,8 @@ class ChainOpener {
 
  private:
   Status attach(Layer& layer) {
-    files.push_back(RHEA_TRY(AsyncFile::create(loop_, layer.fd(), options_.allow_io_uring)));
+    auto file = RHEA_TRY(AsyncFile::create(loop_, layer.fd(), options_.allow_io_uring));
+    files.push_back(options_.wrap_file ? options_.wrap_file(std::move(file)) : std::move(file));
     layer.set_file(files.back().get());
     return {};
   }

@@ -2,7 +2,6 @@
 // Cluster tables of a qcow2 image.
 #include "block/qcow2_image.h"
 
-#include <unistd.h>
 #include <zlib.h>
 #include <zstd.h>
 
@@ -50,11 +49,12 @@ bool decompress_zstd(std::span<const std::byte> in, std::span<std::byte> out) {
 }  // namespace
 
 Qcow2Image::Qcow2Image(base::UniqueFd fd, const Header& header, std::unique_ptr<Layer> backing, bool writable,
-                       Refcounts refcounts)
+                       std::unique_ptr<FileSync> sync, Refcounts refcounts)
     : fd_(std::move(fd)),
       header_(header),
       backing_(std::move(backing)),
       writable_(writable),
+      sync_(std::move(sync)),
       refcounts_(std::move(refcounts)) {}
 
 Result<std::unique_ptr<Qcow2Image>> Qcow2Image::open(base::UniqueFd fd, const Header& header,
@@ -65,9 +65,10 @@ Result<std::unique_ptr<Qcow2Image>> Qcow2Image::open(base::UniqueFd fd, const He
     return fail(
         ErrorCode::kCorrupt,
         "qcow2: the image was not closed and its reference counts are stale; repair it with qemu-img check -r leaks");
-  auto refcounts = RHEA_TRY(Refcounts::load(fd.get(), header, 0));
+  auto sync = std::make_unique<FileSync>(fd.get());
+  auto refcounts = RHEA_TRY(Refcounts::load(fd.get(), *sync, header));
   std::unique_ptr<Qcow2Image> image(
-      new Qcow2Image(std::move(fd), header, std::move(backing), writable, std::move(refcounts)));
+      new Qcow2Image(std::move(fd), header, std::move(backing), writable, std::move(sync), std::move(refcounts)));
   RHEA_TRY(image->load_l1());
   if (writable && header.version == 3 && header.autoclear != 0) {
     // What these features keep, such as dirty bitmaps, does not follow our writes.
@@ -79,7 +80,7 @@ Result<std::unique_ptr<Qcow2Image>> Qcow2Image::open(base::UniqueFd fd, const He
 }
 
 Qcow2Image::~Qcow2Image() {
-  if (writable_ && flush() == 0 && refcounts_.release_reserved() == 0) fdatasync(fd_.get());
+  if (writable_ && flush() == 0 && refcounts_.release_reserved() == 0) sync_->sync();
 }
 
 Status Qcow2Image::load_l1() {
@@ -274,25 +275,41 @@ int Qcow2Image::write_l1() {
 }
 
 int Qcow2Image::flush() {
-  const auto sync = [this] { return fdatasync(fd_.get()) == 0 ? 0 : errno; };
-  if (const int error = sync()) return error;
+  if (const int error = sync_->sync()) return error;
   if (dirty_tables_ != 0) {
     for (auto& [index, table] : tables_)
       if (table.dirty)
         if (const int error = write_table(table)) return error;
-    if (const int error = sync()) return error;
+    if (const int error = sync_->sync()) return error;
   }
   if (!l1_dirty_.empty()) {
-    if (int error = write_l1(); error || (error = sync())) return error;
+    if (int error = write_l1(); error || (error = sync_->sync())) return error;
     l1_dirty_.clear();
   }
   for (auto& [index, table] : tables_) table.dirty = false;
   dirty_tables_ = 0;
+  return release_given_up();
+}
+
+void Qcow2Image::unpin(uint64_t place) {
+  const auto pin = pins_.find(place & ~(cluster_bytes() - 1));
+  if (--pin->second == 0) pins_.erase(pin);
+}
+
+// Those in use wait for a later flush.
+int Qcow2Image::release_given_up() {
+  std::vector<uint64_t> kept;
+  int error = 0;
   while (!to_release_.empty()) {
-    if (const int error = refcounts_.release(to_release_.back())) return error;
+    const uint64_t place = to_release_.back();
+    if (pins_.contains(place))
+      kept.push_back(place);
+    else if ((error = refcounts_.release(place)) != 0)
+      break;
     to_release_.pop_back();
   }
-  return 0;
+  to_release_.insert(to_release_.end(), kept.begin(), kept.end());
+  return error;
 }
 
 }  // namespace rhea::block

@@ -41,11 +41,17 @@ class Qcow2Image final : public Layer {
   int find_writable(uint64_t offset, uint64_t& place, bool& in_place);
   // A cluster of the file for new data.
   int allocate(uint64_t& place) { return refcounts_.allocate(place); }
+  // One that has come to nothing: nothing points to it.
+  void abandon(uint64_t place) { refcounts_.release(place); }
   // The cluster that holds `offset` now lies at `place`, where its data has been written.
   int point_to(uint64_t offset, uint64_t place);
   // The whole cluster reads as zeros from now on. `may_unmap`: its space may be given up.
   int make_zero(uint64_t offset, bool may_unmap, bool& done);
   int flush();
+  // While it is read or written asynchronously the cluster at `place` keeps its space, whatever the tables say: what
+  // comes late must not meet what is new there.
+  void pin(uint64_t place) { ++pins_[place & ~(cluster_bytes() - 1)]; }
+  void unpin(uint64_t place);
 
  private:
   struct Table {
@@ -55,7 +61,7 @@ class Qcow2Image final : public Layer {
     uint64_t used = 0;  // when, for eviction
   };
   Qcow2Image(base::UniqueFd fd, const qcow2::Header& header, std::unique_ptr<Layer> backing, bool writable,
-             qcow2::Refcounts refcounts);
+             std::unique_ptr<FileSync> sync, qcow2::Refcounts refcounts);
   Status load_l1();
   int table_of(uint64_t offset, bool for_writing, Table*& table);
   int own_table(uint64_t index, Table& table);
@@ -65,6 +71,7 @@ class Qcow2Image final : public Layer {
   void give_up(uint64_t entry);
   uint64_t entry_index(uint64_t offset) const { return offset >> header_.cluster_bits & (header_.l2_entries() - 1); }
   uint64_t table_index(uint64_t offset) const { return (offset >> header_.cluster_bits) / header_.l2_entries(); }
+  int release_given_up();
   int write_table(Table& table);
   int write_l1();
 
@@ -72,13 +79,15 @@ class Qcow2Image final : public Layer {
   qcow2::Header header_;
   std::unique_ptr<Layer> backing_;
   const bool writable_;
+  std::unique_ptr<FileSync> sync_;
   qcow2::Refcounts refcounts_;
   std::vector<uint64_t> l1_;
   std::map<uint64_t, bool> l1_dirty_;  // by index
   std::unordered_map<uint64_t, Table> tables_;
   uint64_t clock_ = 0;
   size_t dirty_tables_ = 0;
-  std::vector<uint64_t> to_release_;  // places of clusters, once for each reference
+  std::unordered_map<uint64_t, unsigned> pins_;  // by place
+  std::vector<uint64_t> to_release_;             // places of clusters, once for each reference
 };
 
 }  // namespace rhea::block

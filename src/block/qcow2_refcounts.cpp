@@ -2,21 +2,16 @@
 // Reference counts.
 #include "block/qcow2_refcounts.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <cerrno>
 
 #include "base/endian.h"
-#include "block/layer.h"
 
 namespace rhea::block::qcow2 {
 namespace {
 
 constexpr unsigned kBatch = 64;
 constexpr size_t kTableOffsetField = 48, kTableClustersField = 56;
-
-int sync(int fd) { return fdatasync(fd) == 0 ? 0 : errno; }
 
 int write_u64(int fd, uint64_t offset, uint64_t value) {
   std::byte bytes[8];
@@ -26,8 +21,8 @@ int write_u64(int fd, uint64_t offset, uint64_t value) {
 
 }  // namespace
 
-Result<Refcounts> Refcounts::load(int fd, const Header& header, uint64_t) {
-  Refcounts counts(fd, header);
+Result<Refcounts> Refcounts::load(int fd, FileSync& sync, const Header& header) {
+  Refcounts counts(fd, sync, header);
   const uint64_t bytes = uint64_t{header.refcount_table_clusters} << header.cluster_bits;
   std::vector<std::byte> raw(bytes);
   if (const int error = read_fully(fd, header.refcount_table_offset, raw))
@@ -95,7 +90,7 @@ int Refcounts::make_block(uint64_t index, Block*& block) {
   Block made{.offset = index * entries_per_block() << header_.cluster_bits,
              .bytes = std::vector<std::byte>(header_.cluster_bytes())};
   put(made, 0, 1);
-  if (int error = write_fully(fd_, made.offset, made.bytes); error || (error = sync(fd_))) return error;
+  if (int error = write_fully(fd_, made.offset, made.bytes); error || (error = sync_->sync())) return error;
   if (const int error = write_u64(fd_, header_.refcount_table_offset + 8 * index, made.offset)) return error;
   table_[index] = made.offset;
   block = &blocks_.emplace(index, std::move(made)).first->second;
@@ -120,13 +115,13 @@ int Refcounts::grow_table(uint64_t index) {
   for (size_t i = 0; i < table.size(); ++i) base::store_be(&raw[8 * i], table[i]);
   int error = write_fully(fd_, made.offset, made.bytes);
   if (!error) error = write_fully(fd_, offset, raw);
-  if (!error) error = sync(fd_);
+  if (!error) error = sync_->sync();
   std::byte fields[12];
   base::store_be<uint64_t>(fields, offset);
   base::store_be<uint32_t>(fields + 8, static_cast<uint32_t>(clusters));
   static_assert(kTableClustersField == kTableOffsetField + 8);
   if (!error) error = write_fully(fd_, kTableOffsetField, fields);  // within one sector
-  if (!error) error = sync(fd_);
+  if (!error) error = sync_->sync();
   if (error) return error;
   const uint64_t old_offset = header_.refcount_table_offset, old_clusters = header_.refcount_table_clusters;
   table_ = std::move(table);
@@ -160,7 +155,7 @@ int Refcounts::reserve() {
     if (const int error = change(cluster, 1, count)) return error;
     found.push_back(cluster);
   }
-  if (const int error = sync(fd_)) return error;
+  if (const int error = sync_->sync()) return error;
   reserved_.assign(found.rbegin(), found.rend());
   return 0;
 }

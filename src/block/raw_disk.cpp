@@ -34,7 +34,7 @@ class RawDisk final : public Disk {
     switch (request.operation) {
       case Operation::kRead: return file_->read(request.offset, std::move(request.buffers), std::move(request.done));
       case Operation::kWrite: return file_->write(request.offset, std::move(request.buffers), std::move(request.done));
-      case Operation::kFlush: return file_->sync(std::move(request.done));
+      case Operation::kFlush: return flush(std::move(request));
       case Operation::kDiscard: return discard(std::move(request));
       case Operation::kWriteZeroes: return write_zeroes(std::move(request));
     }
@@ -42,6 +42,15 @@ class RawDisk final : public Disk {
 
  private:
   static constexpr int kPunch = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+
+  // A failure is final, as FileSync has it.
+  void flush(Request request) {
+    if (sync_error_) return request.done(sync_error_);
+    file_->sync([this, done = std::move(request.done)](int error) {
+      if (error) sync_error_ = error;
+      done(error);
+    });
+  }
 
   // A hint: where the file system cannot make holes, nothing happens.
   void discard(Request request) {
@@ -80,6 +89,7 @@ class RawDisk final : public Disk {
   std::unique_ptr<AsyncFile> file_;
   const uint64_t size_bytes_;
   const bool read_only_;
+  int sync_error_ = 0;
 };
 
 }  // namespace
@@ -92,6 +102,7 @@ Result<std::unique_ptr<Disk>> open_raw_disk(base::EventLoop& loop, base::UniqueF
         ErrorCode::kInvalidArgument,
         fmt::format("{} is no raw disk image: {} bytes are no whole number of 512-byte sectors", path, size_bytes));
   auto file = RHEA_TRY(AsyncFile::create(loop, fd.get(), options.allow_io_uring));
+  if (options.wrap_file) file = options.wrap_file(std::move(file));
   return std::make_unique<RawDisk>(std::move(fd), std::move(file), size_bytes, options.read_only);
 }
 
