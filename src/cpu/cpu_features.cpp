@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The feature table. [SDM-2A CPUID] [APM-3 E]
 //
-// Deliberately absent: monitor, the AVX-512 and AMX families (no EVEX
-// translation), rtm/hle, vmx/svm, pku, la57, cet, performance monitoring, waitpkg.
+// Deliberately absent: monitor, the AMX family, rtm/hle, vmx/svm, pku, la57, cet, performance monitoring, waitpkg.
 // An instruction whose feature is absent raises #UD, so a guest finds out what CPUID told it.
 #include "cpu/cpu_features.h"
 
@@ -80,11 +79,22 @@ constexpr Feature kFeatures[] = {
   {"zero_fcs_fds", 7, 0, kEbx, 13, kHost,  Level::kInherit},
   {"rdseed",      7, 0, kEbx, 18, kHost,   Level::kMax},
   {"adx",         7, 0, kEbx, 19, kHost,   Level::kMax},
+  {"avx512f",     7, 0, kEbx, 16, kHost,   Level::kAvx512},
+  {"avx512dq",    7, 0, kEbx, 17, kHost,   Level::kAvx512},
+  {"avx512ifma",  7, 0, kEbx, 21, kHost,   Level::kAvx512},
+  {"avx512cd",    7, 0, kEbx, 28, kHost,   Level::kAvx512},
+  {"avx512bw",    7, 0, kEbx, 30, kHost,   Level::kAvx512},
+  {"avx512vl",    7, 0, kEbx, 31, kHost,   Level::kAvx512},
   {"smap",        7, 0, kEbx, 20, kEngine, Level::kV2},
   {"clflushopt",  7, 0, kEbx, 23, kHost,   Level::kMax},
   {"clwb",        7, 0, kEbx, 24, kHost,   Level::kMax},
   {"sha_ni",      7, 0, kEbx, 29, kHost,   Level::kMax},
   // leaf 7 ECX
+  {"avx512vbmi",  7, 0, kEcx, 1,  kHost,   Level::kAvx512},
+  {"avx512_vbmi2", 7, 0, kEcx, 6, kHost,   Level::kAvx512},
+  {"avx512_vnni", 7, 0, kEcx, 11, kHost,   Level::kAvx512},
+  {"avx512_bitalg", 7, 0, kEcx, 12, kHost, Level::kAvx512},
+  {"avx512_vpopcntdq", 7, 0, kEcx, 14, kHost, Level::kAvx512},
   {"umip",        7, 0, kEcx, 2,  kEngine, Level::kV2},
   {"gfni",        7, 0, kEcx, 8,  kHost,   Level::kMax},
   {"vaes",        7, 0, kEcx, 9,  kHost,   Level::kMax},
@@ -95,11 +105,13 @@ constexpr Feature kFeatures[] = {
   {"movdir64b",   7, 0, kEcx, 28, kHost,   Level::kMax},
   // leaf 7 EDX
   {"fsrm",        7, 0, kEdx, 4,  kHost,   Level::kMax},
+  {"avx512_fp16", 7, 0, kEdx, 23, kHost,   Level::kAvx512},
   {"serialize",   7, 0, kEdx, 14, kHost,   Level::kMax},
   {"spec_ctrl",   7, 0, kEdx, 26, kEngine, Level::kV2},
   {"arch_capabilities", 7, 0, kEdx, 29, kEngine, Level::kV2},
   // leaf 7.1 EAX
   {"avx_vnni",    7, 1, kEax, 4,  kHost,   Level::kMax},
+  {"avx512_bf16", 7, 1, kEax, 5,  kHost,   Level::kAvx512},
   // leaf 0xD.1 EAX
   {"xsaveopt",    0xd, 1, kEax, 0, kHost,  Level::kV3},
   {"xsavec",      0xd, 1, kEax, 1, kHost,  Level::kMax},

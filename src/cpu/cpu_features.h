@@ -26,6 +26,7 @@ enum class Level : uint8_t {
   kV2,       // x86-64-v2 and up
   kV3,       // x86-64-v3 and up
   kMax,      // only max
+  kAvx512,   // only max, and only if CpuModel::Options::avx512 asks for it
   kInherit,  // describes how copied instructions behave: every model has it exactly if the host does
   kSmp,      // only with more than one processor
   kAmd,      // only where the guest's vendor is AMD

@@ -24,7 +24,7 @@ namespace rhea::cpu {
 
 namespace {
 
-constexpr uint64_t kXcr0X87 = 1, kXcr0Sse = 2, kXcr0Avx = 4;
+constexpr uint64_t kXcr0X87 = 1, kXcr0Sse = 2, kXcr0Avx = 4, kXcr0Avx512 = 0xe0;
 constexpr unsigned kGenericPhysicalBits = 40;
 constexpr unsigned kMaxPhysicalBits = 46;
 constexpr unsigned kVirtualBits = 48;  // four-level paging
@@ -169,6 +169,8 @@ bool CpuModelBuilder::host_has(const Feature& feature) const {
   constexpr std::string_view kNeedYmm[] = {"avx", "avx2", "fma", "f16c", "vaes", "vpclmulqdq", "avx_vnni"};
   constexpr uint64_t kYmm = kXcr0X87 | kXcr0Sse | kXcr0Avx;
   if (std::ranges::find(kNeedYmm, feature.name) != std::end(kNeedYmm) && (host_.xcr0 & kYmm) != kYmm) return false;
+  constexpr uint64_t kZmm = kYmm | kXcr0Avx512;
+  if (feature.level == Level::kAvx512 && (host_.xcr0 & kZmm) != kZmm) return false;
   if (feature.name == "xsave" && host_.xcr0 == 0) return false;
   uint32_t max = host_.cpuid(feature.leaf & 0x80000000, 0).eax;
   if (max < feature.leaf || (feature.leaf & 0x80000000) != (max & 0x80000000)) return false;
@@ -186,6 +188,7 @@ Status CpuModelBuilder::choose_features() {
       case Level::kV2: wanted = true; break;
       case Level::kV3: wanted = model_.level != Level::kV2; break;
       case Level::kMax: wanted = model_.level == Level::kMax; break;
+      case Level::kAvx512: wanted = model_.level == Level::kMax && options_.avx512; break;
       case Level::kInherit: wanted = host_has(feature); break;
       case Level::kSmp: wanted = options_.cpu_count > 1; break;
       case Level::kAmd: wanted = !out_.intel_; break;
@@ -213,7 +216,11 @@ Status CpuModelBuilder::choose_features() {
          {"avx", "avx2", "fma", "f16c", "vaes", "vpclmulqdq", "avx_vnni", "xsaveopt", "xsavec", "xgetbv1", "xsaves"})
       drop(name);
   if (!has("avx"))
-    for (std::string_view name : {"avx2", "fma", "f16c", "vaes", "vpclmulqdq", "avx_vnni"}) drop(name);
+    for (std::string_view name : {"avx2", "fma", "f16c", "vaes", "vpclmulqdq", "avx_vnni", "avx512f"}) drop(name);
+  // Of the extensions none stands alone, and the translator tests masks of memory accesses with BW's instructions.
+  if (!has("avx512f") || !has("avx512bw") || !has("avx512vl") || !has("avx512dq"))
+    for (const Feature& feature : features())
+      if (feature.level == Level::kAvx512) drop(feature.name);
   return {};
 }
 
@@ -308,6 +315,14 @@ void CpuModelBuilder::xsave() {
     CpuidResult ymm = host_.cpuid(0xd, 2);
     leaf(0xd, 2) = {.eax = ymm.eax, .ebx = ymm.ebx, .ecx = 0};
     size = ymm.ebx + ymm.eax;
+  }
+  if (has("avx512f")) {
+    out_.supported_xcr0_ |= kXcr0Avx512;
+    for (uint32_t index = 5; index <= 7; ++index) {
+      CpuidResult part = host_.cpuid(0xd, index);
+      leaf(0xd, index) = {.eax = part.eax, .ebx = part.ebx, .ecx = part.ecx & 2};  // aligned when compacted
+      size = std::max(size, part.ebx + part.eax);
+    }
   }
   CpuidResult& main = leaf(0xd, 0);
   main.eax = static_cast<uint32_t>(out_.supported_xcr0_);

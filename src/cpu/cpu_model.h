@@ -42,6 +42,8 @@ class CpuModel {
     unsigned cpu_count = 1;
     // Names of features that the engine cannot give, whatever the host has: "max" does without them.
     std::vector<std::string> withheld = {};
+    // Offers the AVX-512 of the host in "max". Off while not every instruction of it is translated: for tests.
+    bool avx512 = false;
   };
   // A leaf and a sub-leaf that the model has an answer for.
   struct Leaf {

@@ -63,6 +63,13 @@ struct JumpCache {
   std::array<uint64_t, kJumpCacheEntries> target;  // host address of the indirect entry
 };
 
+// State components of XSAVE that live in the host's registers while guest code runs: x87, SSE and AVX always, those of
+// AVX-512 while the guest's XCR0 enables them. (What it has in them otherwise waits in CpuState::xsave.) [SDM-1 13.1]
+inline constexpr uint32_t kBaseComponents = 7, kAvx512Components = 0xe0;
+inline constexpr uint32_t vector_components(uint64_t xcr0) {
+  return kBaseComponents | (static_cast<uint32_t>(xcr0) & kAvx512Components);
+}
+
 // What the dispatcher must do before it runs the next block.
 enum class ExitReason : uint32_t { kNone, kStopped, kHalted, kShutdown, kDebug, kInstructionLimit };
 
@@ -82,6 +89,7 @@ struct alignas(4096) Context {
   uint8_t yield_wanted = 0;      // the guest spins, and other vCPUs may need this processor
   uint32_t pauses_left = 0;      // PAUSE instructions until then, where there are more vCPUs than processors
   uint32_t mode = 0;             // the mode word (dbt/mode.h) of the code being run
+  uint32_t vector_components = kBaseComponents;  // of XSAVE, that the host's registers hold for the guest
   uint64_t page_mask = ~uint64_t{0xfff};
   uint64_t bit_masks[3] = {0x0f, 0x1f, 0x3f};  // bit index within 16, 32, 64 bits
   uint64_t sign_mask = uint64_t{1} << 63;

@@ -22,14 +22,15 @@ inline constexpr uint32_t kSseTaskSwitched = 1u << 10;  // CR0.TS: #NM
 inline constexpr uint32_t kFlat = 1u << 11;             // CS, DS, ES, SS: base 0, full limit, plain read/write
 inline constexpr uint32_t kFsPlain = 1u << 12;          // base only: no limit or type to check
 inline constexpr uint32_t kGsPlain = 1u << 13;
-inline constexpr uint32_t kSmap = 1u << 14;            // CR4.SMAP on, CPL < 3: the MMU index shows AC
-inline constexpr uint32_t kTrap = 1u << 15;            // EFLAGS.TF, or a debugger steps
-inline constexpr uint32_t kAlignCheck = 1u << 16;      // CR0.AM, EFLAGS.AC, CPL 3
-inline constexpr uint32_t kTscRestricted = 1u << 17;   // CR4.TSD and CPL > 0
-inline constexpr uint32_t kReal = 1u << 18;            // real or virtual-8086 mode
-inline constexpr uint32_t kOneInstruction = 1u << 19;  // interrupt shadow, exact instruction counts
-inline constexpr uint32_t kWaitChecksTs = 1u << 20;    // CR0.MP and TS: WAIT raises #NM
-inline constexpr uint32_t kX87Emulated = 1u << 21;     // CR0.EM
+inline constexpr uint32_t kSmap = 1u << 14;             // CR4.SMAP on, CPL < 3: the MMU index shows AC
+inline constexpr uint32_t kTrap = 1u << 15;             // EFLAGS.TF, or a debugger steps
+inline constexpr uint32_t kAlignCheck = 1u << 16;       // CR0.AM, EFLAGS.AC, CPL 3
+inline constexpr uint32_t kTscRestricted = 1u << 17;    // CR4.TSD and CPL > 0
+inline constexpr uint32_t kReal = 1u << 18;             // real or virtual-8086 mode
+inline constexpr uint32_t kOneInstruction = 1u << 19;   // interrupt shadow, exact instruction counts
+inline constexpr uint32_t kWaitChecksTs = 1u << 20;     // CR0.MP and TS: WAIT raises #NM
+inline constexpr uint32_t kX87Emulated = 1u << 21;      // CR0.EM
+inline constexpr uint32_t kAvx512Undefined = 1u << 22;  // no CR4.OSXSAVE or XCR0 without AVX-512: #UD
 
 inline constexpr bool code64(uint32_t word) { return (word & kCodeSizeMask) == 2; }
 inline constexpr MmuIndex mmu(uint32_t word) { return static_cast<MmuIndex>((word & kMmuMask) >> kMmuShift); }

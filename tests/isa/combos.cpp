@@ -70,8 +70,9 @@ bool host_has(const std::set<std::string, std::less<>>& flags, std::string_view 
     features.remove_prefix(std::min(plus + 1, features.size()));
     for (const auto& [ours, theirs] : kLinuxNames)
       if (name == ours) name = theirs;
-    if (std::find(std::begin(kListed), std::end(kListed), name) != std::end(kListed) && !flags.contains(name))
-      return false;
+    const bool listed =
+        name.starts_with("avx512") || std::find(std::begin(kListed), std::end(kListed), name) != std::end(kListed);
+    if (listed && !flags.contains(name)) return false;
   }
   return true;
 }

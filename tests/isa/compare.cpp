@@ -41,6 +41,26 @@ uint32_t visible_error_code(const Outcome& outcome) {
   return outcome.vector == 14 && outcome.fault_address >= kUserTop ? outcome.error_code & ~1u : outcome.error_code;
 }
 
+bool same_avx512(const MachineState& expected, const MachineState& actual) {
+  const VectorLayout& layout = vector_layout();
+  const auto same = [&](size_t from, size_t size) {
+    return std::memcmp(expected.xsave.data() + from, actual.xsave.data() + from, size) == 0;
+  };
+  return !layout.avx512 || (same(layout.masks, kMaskBytes) && same(layout.zmm_upper, kZmmUpperBytes) &&
+                            same(layout.high_zmm, kHighZmmBytes));
+}
+
+void compare_avx512(Comparison& comparison, const MachineState& expected, const MachineState& actual) {
+  const VectorLayout& layout = vector_layout();
+  if (!layout.avx512) return;
+  const auto bytes = [&](std::string field, size_t at, size_t size) {
+    comparison.bytes(field, expected.xsave.data() + at, actual.xsave.data() + at, size);
+  };
+  for (size_t i = 0; i < 8; ++i) bytes(fmt::format("k{}", i), layout.masks + 8 * i, 8);
+  for (size_t i = 0; i < 16; ++i) bytes(fmt::format("zmm{}[511:256]", i), layout.zmm_upper + 32 * i, 32);
+  for (size_t i = 0; i < 16; ++i) bytes(fmt::format("zmm{}", 16 + i), layout.high_zmm + 64 * i, 64);
+}
+
 bool same_vectors(const MachineState& expected, const MachineState& actual) {
   const auto same = [&](size_t from, size_t size) {
     return std::memcmp(expected.xsave.data() + from, actual.xsave.data() + from, size) == 0;
@@ -48,7 +68,7 @@ bool same_vectors(const MachineState& expected, const MachineState& actual) {
   for (size_t i = 0; i < 8; ++i)
     if (!same(kXsaveX87 + 16 * i, 10)) return false;
   return same(0, kXsaveFtw + 1) && same(kXsaveFop, kXsaveMxcsr + 4 - kXsaveFop) && same(kXsaveXmm, 256) &&
-         same(kXsaveYmmHigh, 256);
+         same(kXsaveYmmHigh, 256) && same_avx512(expected, actual);
 }
 
 // The sign bits of a gather's mask elements.
@@ -100,6 +120,7 @@ void compare_vectors(Comparison& comparison, const MachineState& expected, const
     comparison.bytes(fmt::format("xmm{}", i), expected.xsave.data() + low, actual.xsave.data() + low, 16);
     comparison.bytes(fmt::format("ymm{}[255:128]", i), expected.xsave.data() + high, actual.xsave.data() + high, 16);
   }
+  compare_avx512(comparison, expected, actual);
 }
 
 constexpr const char* kPageNames[kBackingPages] = {"code0", "code1",  "data0",  "data1", "read-only",
@@ -181,6 +202,18 @@ std::string describe(const MachineState& state, bool mode32, bool vectors) {
         "  ymm{:<2} {:016x}{:016x}{:016x}{:016x}\n", i, state.xsave_field<uint64_t>(kXsaveYmmHigh + 16 * i + 8),
         state.xsave_field<uint64_t>(kXsaveYmmHigh + 16 * i), state.xsave_field<uint64_t>(kXsaveXmm + 16 * i + 8),
         state.xsave_field<uint64_t>(kXsaveXmm + 16 * i));
+  const VectorLayout& layout = vector_layout();
+  if (!layout.avx512) return text;
+  for (size_t i = 0; i < 8; ++i)
+    text +=
+        fmt::format("  k{} {:016x}{}", i, state.xsave_field<uint64_t>(layout.masks + 8 * i), i % 4 == 3 ? "\n" : "");
+  const auto words = [&](std::string name, size_t at, size_t count) {
+    text += "  " + name;
+    for (size_t i = count; i-- > 0;) text += fmt::format(" {:016x}", state.xsave_field<uint64_t>(at + 8 * i));
+    text += "\n";
+  };
+  for (size_t i = 0; i < (mode32 ? 8 : 16); ++i) words(fmt::format("zmm{}[511:256]", i), layout.zmm_upper + 32 * i, 4);
+  for (size_t i = 0; i < (mode32 ? 0 : 16); ++i) words(fmt::format("zmm{}", 16 + i), layout.high_zmm + 64 * i, 8);
   return text;
 }
 

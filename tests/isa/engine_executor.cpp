@@ -149,7 +149,8 @@ Result<std::unique_ptr<Executor>> create_engine_executor(const EngineOptions& op
     engine.tlb_index_mask = 1;
   else if (options.config != "optimised")
     return fail(ErrorCode::kInvalidArgument, "configuration '" + std::string(options.config) + "': not known");
-  auto model = RHEA_TRY(cpu::CpuModel::create({.name = "max", .tsc_frequency_hz = 1'000'000'000, .cpu_count = 1}));
+  auto model = RHEA_TRY(cpu::CpuModel::create(
+      {.name = "max", .tsc_frequency_hz = 1'000'000'000, .cpu_count = 1, .avx512 = vector_layout().avx512}));
   auto guest = RHEA_TRY(Guest::create());
   auto executor = std::make_unique<EngineExecutor>(std::move(guest), std::move(model));
   if (auto status = executor->boot(engine); !status) return std::unexpected(std::move(status).error());

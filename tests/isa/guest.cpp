@@ -184,7 +184,7 @@ cpu::CpuState Guest::state_for(const Input& input) const {
   state.cr3 = kTablesPhysical;
   state.cr4 = cr4::kPae | cr4::kPge | cr4::kOsfxsr | cr4::kOsxmmexcpt | cr4::kFsgsbase | cr4::kOsxsave;
   state.efer = efer::kSce | efer::kLme | efer::kLma | efer::kNxe;
-  state.xcr0 = 7;
+  state.xcr0 = vector_layout().components;
   const cpu::Segment data{.base = 0, .limit = 0xffffffff, .selector = kUserDs, .attributes = kAttributesData};
   state.segment[cpu::kEs] = state.segment[cpu::kSs] = state.segment[cpu::kDs] = data;
   state.segment[cpu::kCs] = {.base = 0,

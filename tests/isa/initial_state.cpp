@@ -105,7 +105,7 @@ void prepare_values(const Insn& insn, const RowInfo& info, Rng& random, MachineS
   }
   if (starts_with_any(name, {"xsave", "xrstor"})) {
     // Components that only one of the two processors has would differ.
-    gpr[kRax] = random.below(8);
+    gpr[kRax] = random.next() & vector_layout().components;
     gpr[kRdx] = 0;
   }
   if (starts_with_any(name, {"pcmpestr", "vpcmpestr"}) && random.chance(3, 4)) {
@@ -252,7 +252,7 @@ unsigned access_bytes(const Insn& insn) {
       return insn.operands[i].size_bytes;
   const std::string_view name = rhea::isa::x86::row_info(insn).mnemonic;
   if (starts_with_any(name, {"fxsave", "fxrstor"})) return 512;
-  if (starts_with_any(name, {"xsave", "xrstor"})) return kXsaveBytes;
+  if (starts_with_any(name, {"xsave", "xrstor"})) return static_cast<unsigned>(vector_layout().bytes);
   if (starts_with_any(name, {"fnsave", "frstor"})) return 108;
   if (starts_with_any(name, {"fldenv", "fnstenv"})) return 28;
   return 0;
@@ -279,9 +279,10 @@ std::vector<uint8_t> loadable_image(std::string_view mnemonic, unsigned operand_
     state.set_xsave_field<uint64_t>(kXsaveFip, random.next() >> 17);
     state.set_xsave_field<uint64_t>(kXsaveFdp, random.next() >> 17);
     state.set_xsave_field<uint16_t>(kXsaveFop, static_cast<uint16_t>(random.below(0x800)));
-    state.set_xsave_field<uint64_t>(kXsaveHeader, random.chance(15, 16) ? random.below(8) : random.next());
-    bytes.resize(kXsaveBytes);
-    std::memcpy(bytes.data(), state.xsave.data(), kXsaveBytes);
+    state.set_xsave_field<uint64_t>(kXsaveHeader,
+                                    random.chance(15, 16) ? random.next() & vector_layout().components : random.next());
+    bytes.resize(vector_layout().bytes);
+    std::memcpy(bytes.data(), state.xsave.data(), bytes.size());
   }
   return bytes;
 }

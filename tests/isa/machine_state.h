@@ -11,10 +11,21 @@
 
 namespace rhea::tests::isa {
 
-// Offsets in the standard-format XSAVE area with the x87, SSE and AVX components. [SDM-1 13.4]
-inline constexpr size_t kXsaveBytes = 832;
+// Offsets in the standard-format XSAVE area. [SDM-1 13.4] Those of the components of AVX-512 are the processor's
+// choice.
+inline constexpr size_t kXsaveBytes = 2752;
 inline constexpr size_t kXsaveFcw = 0, kXsaveFsw = 2, kXsaveFtw = 4, kXsaveFop = 6, kXsaveFip = 8, kXsaveFdp = 16,
                         kXsaveMxcsr = 24, kXsaveX87 = 32, kXsaveXmm = 160, kXsaveHeader = 512, kXsaveYmmHigh = 576;
+inline constexpr size_t kMaskBytes = 64, kZmmUpperBytes = 16 * 32, kHighZmmBytes = 16 * 64;
+
+// What of the vector state the host CPU has, and where.
+struct VectorLayout {
+  bool avx512 = false;
+  size_t masks = 0, zmm_upper = 0, high_zmm = 0;  // k0-7; bits 511:256 of ZMM0-15; ZMM16-31
+  size_t bytes = 832;
+  uint64_t components = 7;
+};
+const VectorLayout& vector_layout();
 
 // Plain data: it lives in memory shared between processes.
 struct MachineState {

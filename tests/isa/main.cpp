@@ -155,7 +155,7 @@ int self_check(const CaseGenerator& generator, RunOptions options) {
   options.rows = "ADD_";  // rows that leave no flag undefined
   options.cases = 1;
   options.seconds = 0;
-  for (unsigned kind = 0; kind < CorruptingExecutor::kKinds; ++kind) {
+  for (unsigned kind = 0; kind < CorruptingExecutor::kinds(); ++kind) {
     const RunResult wrong = run_all(generator, options, [&]() -> Result<std::unique_ptr<Executor>> {
       return std::make_unique<CorruptingExecutor>(RHEA_TRY(native_factory()), kind);
     });

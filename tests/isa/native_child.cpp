@@ -50,7 +50,8 @@ constexpr uint64_t kSettableFlags = 0x40dd5;  // what a signal return loads, wit
 struct Child {
   NativeRing* ring;
   std::byte* backing;  // the arena's pages, writable
-  uint32_t next;       // number of the running case, or of the one to come
+  VectorLayout vectors;
+  uint32_t next;  // number of the running case, or of the one to come
   bool running;
 };
 Child child;
@@ -94,7 +95,7 @@ void capture(int signal, const ucontext_t& context, uint64_t fs_base, uint64_t g
   output.state.selector = {es, static_cast<uint16_t>(segments), static_cast<uint16_t>(segments >> 48), ds, fs, gs};
   output.state.fs_base = fs_base;
   output.state.gs_base = gs_base;
-  copy_bytes(output.state.xsave.data(), context.uc_mcontext.fpregs, kXsaveBytes);
+  copy_bytes(output.state.xsave.data(), context.uc_mcontext.fpregs, child.vectors.bytes);
   output.outcome.kind = signal == SIGALRM ? OutcomeKind::kTimeout : OutcomeKind::kException;
   output.outcome.vector = static_cast<uint8_t>(gregs[REG_TRAPNO]);
   output.outcome.error_code = static_cast<uint32_t>(gregs[REG_ERR]);
@@ -126,10 +127,10 @@ void load(ucontext_t& context) {
   gregs[REG_CSGSFS] = static_cast<greg_t>((static_cast<uint64_t>(kUserData) << 48) | (input.mode32 ? kCs32 : kCs64));
   auto* frame = reinterpret_cast<std::byte*>(context.uc_mcontext.fpregs);
   copy_bytes(frame, input.state.xsave.data(), kLegacyBytes);
-  copy_bytes(frame + kXsaveYmmHigh, input.state.xsave.data() + kXsaveYmmHigh, kXsaveBytes - kXsaveYmmHigh);
-  // Load x87, SSE and AVX from the frame; AVX-512 state starts afresh.
+  copy_bytes(frame + kXsaveYmmHigh, input.state.xsave.data() + kXsaveYmmHigh, child.vectors.bytes - kXsaveYmmHigh);
+  // Load all that is compared from the frame, whatever it was before.
   auto* present = reinterpret_cast<uint64_t*>(frame + kXsaveHeader);
-  *present = (*present & ~uint64_t{0xe7}) | 7;
+  *present = (*present & ~uint64_t{0xe7}) | child.vectors.components;
   child.running = true;
   // 32-bit code needs data segments; 64-bit code does not look at them.
   asm volatile("mov %0, %%ds\n mov %0, %%es\n mov %1, %%fs\n mov %1, %%gs" ::"r"(kUserData), "r"(uint16_t{0}));
@@ -185,6 +186,7 @@ extern "C" void rhea_native_on_signal(int signal, siginfo_t*, void* opaque) {
 void native_child_main(NativeRing& ring, int backing_fd) {
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   child.ring = &ring;
+  child.vectors = vector_layout();
   child.next = ring.completed.load();
   // LSL can see which processor it runs on: always the same one, as in the guest.
   cpu_set_t allowed, first;

@@ -5,9 +5,25 @@
 namespace rhea::tests::isa {
 namespace {
 
-constexpr std::string_view kNames[CorruptingExecutor::kKinds] = {
-    "a bit of a GPR",  "RSP",          "RIP", "CF",  "DF",  "the vector",     "the error code",     "FS base", "MXCSR",
-    "an x87 register", "the x87 tags", "XMM", "YMM", "FCW", "a byte of data", "a byte of the stack"};
+constexpr std::string_view kNames[CorruptingExecutor::kKinds] = {"a bit of a GPR",
+                                                                 "RSP",
+                                                                 "RIP",
+                                                                 "CF",
+                                                                 "DF",
+                                                                 "the vector",
+                                                                 "the error code",
+                                                                 "FS base",
+                                                                 "MXCSR",
+                                                                 "an x87 register",
+                                                                 "the x87 tags",
+                                                                 "XMM",
+                                                                 "YMM",
+                                                                 "FCW",
+                                                                 "a byte of data",
+                                                                 "a byte of the stack",
+                                                                 "k",
+                                                                 "ZMM",
+                                                                 "ZMM31"};
 
 void flip(std::byte& byte) { byte ^= std::byte{0x10}; }
 
@@ -34,7 +50,10 @@ void CorruptingExecutor::run(const Input& input, Output& output) {
     case 12: flip(state.xsave[kXsaveYmmHigh]); break;
     case 13: flip(state.xsave[kXsaveFcw]); break;
     case 14: flip(output.image[image_offset(BackingPage::kData1) + 4095]); break;
-    default: flip(output.image[image_offset(BackingPage::kStack0) + 100]); break;
+    case 15: flip(output.image[image_offset(BackingPage::kStack0) + 100]); break;
+    case 16: flip(state.xsave[vector_layout().masks]); break;
+    case 17: flip(state.xsave[vector_layout().zmm_upper]); break;
+    default: flip(state.xsave[vector_layout().high_zmm + kHighZmmBytes - 1]); break;
   }
 }
 

@@ -133,6 +133,30 @@ uint32_t random_mxcsr(Rng& random) {
   return masks | flags | rounding | denormals;
 }
 
+uint64_t random_mask(Rng& random) {
+  switch (random.below(8)) {
+    case 0: return 0;
+    case 1: return ~uint64_t{0};
+    case 2: return uint64_t{1} << random.below(64);
+    case 3: return ~uint64_t{0} >> random.below(64);
+    case 4: return random.next() & random.next() & random.next();
+    case 5: return random.next() & 0xff;
+    default: return random.next();
+  }
+}
+
+void random_avx512_state(Rng& random, const VectorLayout& layout, MachineState& state) {
+  for (size_t i = 0; i < 8; ++i) state.set_xsave_field<uint64_t>(layout.masks + 8 * i, random_mask(random));
+  const auto fill = [&](size_t from, size_t size) {
+    for (size_t at = from; at < from + size; at += sizeof(VectorValue)) {
+      const VectorValue value = random_vector(random);
+      std::memcpy(state.xsave.data() + at, value.data(), value.size());
+    }
+  };
+  fill(layout.zmm_upper, kZmmUpperBytes);
+  fill(layout.high_zmm, kHighZmmBytes);
+}
+
 void random_vector_state(Rng& random, MachineState& state) {
   state.xsave = {};
   const uint32_t exceptions_masked = random.chance(7, 8) ? 0x3f : random.below(64);
@@ -166,8 +190,9 @@ void random_vector_state(Rng& random, MachineState& state) {
     std::memcpy(state.xsave.data() + kXsaveXmm + 16 * i, value.data(), 16);
     std::memcpy(state.xsave.data() + kXsaveYmmHigh + 16 * i, value.data() + 16, 16);
   }
-  const uint64_t present = 7;
-  state.set_xsave_field<uint64_t>(kXsaveHeader, present);
+  const VectorLayout& layout = vector_layout();
+  if (layout.avx512) random_avx512_state(random, layout, state);
+  state.set_xsave_field<uint64_t>(kXsaveHeader, layout.components);
 }
 
 }  // namespace rhea::tests::isa

@@ -21,7 +21,9 @@ VectorValue random_vector(Rng& random);
 std::array<uint8_t, 10> random_extended(Rng& random);
 
 uint32_t random_mxcsr(Rng& random);
-// Fills x87, MXCSR, XMM and YMM state.
+uint64_t random_mask(Rng& random);  // for an opmask register
+void random_avx512_state(Rng& random, const VectorLayout& layout, MachineState& state);
+// Fills x87, MXCSR, XMM and YMM state, and what AVX-512 adds where the host has it.
 void random_vector_state(Rng& random, MachineState& state);
 
 }  // namespace rhea::tests::isa

@@ -47,6 +47,7 @@ uint32_t current(const Context& context) {
   if (s.cr0 & cpu::cr0::kEm) word |= kX87Emulated;
   if ((s.cr0 & cpu::cr0::kEm) || !(s.cr4 & cpu::cr4::kOsfxsr)) word |= kSseUndefined;
   if (!(s.cr4 & cpu::cr4::kOsxsave) || (s.xcr0 & 6) != 6) word |= kAvxUndefined;
+  if (!(s.cr4 & cpu::cr4::kOsxsave) || (s.xcr0 & 0xe6) != 0xe6) word |= kAvx512Undefined;
   if (s.cr0 & cpu::cr0::kTs) word |= kSseTaskSwitched;
   if ((s.cr0 & cpu::cr0::kMp) && (s.cr0 & cpu::cr0::kTs)) word |= kWaitChecksTs;
   if (s.rflags & cpu::rflags::kTf) word |= kTrap;

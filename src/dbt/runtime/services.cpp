@@ -10,8 +10,14 @@ namespace {
 
 constexpr uint32_t kDefaultMxcsr = 0x1f80;
 
-void xsave(Context& context) { asm volatile("xsave64 %0" : "+m"(context.state.xsave) : "a"(7), "d"(0) : "memory"); }
-void xrstor(Context& context) { asm volatile("xrstor64 %0" : : "m"(context.state.xsave), "a"(7), "d"(0) : "memory"); }
+void xsave(Context& context, uint32_t components) {
+  asm volatile("xsave64 %0" : "+m"(context.state.xsave) : "a"(components), "d"(0) : "memory");
+}
+void xrstor(Context& context, uint32_t components) {
+  asm volatile("xrstor64 %0" : : "m"(context.state.xsave), "a"(components), "d"(0) : "memory");
+}
+void xsave(Context& context) { xsave(context, context.vector_components); }
+void xrstor(Context& context) { xrstor(context, context.vector_components); }
 
 }  // namespace
 
@@ -57,6 +63,17 @@ void load_vectors(Context& context) {
   context.x87_last_fop = context.fpu_fop;
   context.x87_last_fdp = context.fpu_fdp;
   if (!context.vectors_saved) xrstor(context);
+}
+
+// Components that XCR0 turns on hold what the guest had in them when it turned them off, at first their initial state:
+// never what the host's own code left there.
+void follow_xcr0(Context& context) {
+  const uint32_t old = context.vector_components, now = vector_components(context.state.xcr0);
+  if (!context.vectors_saved) {
+    if (old & ~now) xsave(context, old & ~now);
+    if (now & ~old) xrstor(context, now & ~old);
+  }
+  context.vector_components = now;
 }
 
 // [SDM-1 8.1.8, 8.1.9] FIP follows every x87 instruction; FOP and FDP only those with unmasked exceptions where

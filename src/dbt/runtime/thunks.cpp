@@ -28,12 +28,12 @@ template <class... Arguments, ThunkResult (*function)(Context*, Arguments...)>
 struct Guarded<function> {
   __attribute__((no_sanitize("address", "thread", "undefined"))) static ThunkResult call(Context* context,
                                                                                          Arguments... arguments) {
-    asm volatile("xsave64 %0" : "+m"(context->state.xsave) : "a"(7), "d"(0) : "memory");
+    asm volatile("xsave64 %0" : "+m"(context->state.xsave) : "a"(context->vector_components), "d"(0) : "memory");
     context->vectors_saved = 1;
     asm volatile("ldmxcsr %0" : : "m"(kDefaultMxcsr));  // x87 stays: memory_after() asks it
     const ThunkResult result = function(context, arguments...);
     context->vectors_saved = 0;
-    asm volatile("xrstor64 %0" : : "m"(context->state.xsave), "a"(7), "d"(0) : "memory");
+    asm volatile("xrstor64 %0" : : "m"(context->state.xsave), "a"(context->vector_components), "d"(0) : "memory");
     return result;
   }
 };
@@ -103,7 +103,7 @@ void emit_resume(Emitter& e) {
 
 uint64_t emit_exit(Emitter& e) {
   const uint64_t start = e.exec_position();
-  e.mov_imm32(kHRax, 7);
+  e.load32(kHRax, context_field(offsetof(Context, vector_components)));
   e.mov_imm32(kHRdx, 0);
   e.op_mem({.map = 1, .opcode = 0xae, .rex_w = true}, 4, context_field(kXsaveOffset));  // xsave64
   e.u8(0xdb);
@@ -132,7 +132,7 @@ uint64_t emit_enter(Emitter& e) {
   e.store64({.base = kHRdi, .displacement = offsetof(Context, host_stack)}, kHRsp);
   e.mov64(kHRsp, kHRdi);
   e.mov64(kHR9, kHRsi);
-  e.mov_imm32(kHRax, 7);
+  e.load32(kHRax, context_field(offsetof(Context, vector_components)));
   e.mov_imm32(kHRdx, 0);
   e.op_mem({.map = 1, .opcode = 0xae, .rex_w = true}, 5, context_field(kXsaveOffset));  // xrstor64
   e.mov64(kHRdx, kHR9);

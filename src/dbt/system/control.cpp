@@ -215,6 +215,7 @@ RHEA_SYSTEM_FUNCTION(xsetbv) {
   uint64_t value = (state.gpr[cpu::kRdx] << 32) | (state.gpr[cpu::kRax] & 0xffffffff);
   if ((state.gpr[cpu::kRcx] & 0xffffffff) != 0 || !valid_xcr0(context, value)) return gp0();
   state.xcr0 = value;
+  follow_xcr0(context);
   return finish(context, insn, Next::kDispatch);
 }
 
@@ -229,6 +230,7 @@ RHEA_SYSTEM_FUNCTION(xgetbv) {
       if (!(static_cpuid(context, 0xd, 1).eax & 4)) return gp0();
       save_vectors(context);
       value &= load_host(&state.xsave[512], 8);
+      if (!state.code64()) value &= ~uint64_t{0x80};  // ZMM16-31 exist in 64-bit mode only
       break;
     default: return gp0();
   }

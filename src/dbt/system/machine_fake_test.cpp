@@ -70,6 +70,7 @@ void note_store(Context& context, uint64_t physical, unsigned) { machine_of(cont
 void call_with_vectors_saved(Context&, void (*function)(void*), void* argument) { function(argument); }
 void save_vectors(Context&) {}
 void load_vectors(Context&) {}
+void follow_xcr0(Context&) {}
 
 // ---- the machine ----
 

@@ -6,6 +6,7 @@
 #include "dbt/inject_bug.h"
 #include "dbt/system/internal.h"
 #include "dbt/system/repeat.h"
+#include "dbt/system/xsave_image.h"
 
 namespace rhea::dbt {
 
@@ -13,12 +14,11 @@ namespace {
 
 using isa::x86::RowId;
 
-constexpr unsigned kXmmOffset = 160, kYmmHighOffset = 576, kX87Offset = 32, kXstateBv = 512;
+constexpr unsigned kYmmHighOffset = 576;
 
 // Registers inside the standard-format XSAVE image of the context.
 std::byte* lane(Context& context, unsigned reg, unsigned byte) {
-  std::byte* image = context.state.xsave.data();
-  return byte < 16 ? image + kXmmOffset + 16 * reg + byte : image + kYmmHighOffset + 16 * reg + (byte - 16);
+  return image(context) + (byte < 16 ? kXmm0 + 16 * reg + byte : kYmmHighOffset + 16 * reg + (byte - 16));
 }
 uint64_t read_element(Context& context, unsigned reg, unsigned index, unsigned size) {
   return load_host(lane(context, reg, index * size), size);
@@ -29,22 +29,23 @@ void write_element(Context& context, unsigned reg, unsigned index, unsigned size
 bool mask_bit(Context& context, unsigned reg, unsigned index, unsigned size) {
   return read_element(context, reg, index, size) >> (8 * size - 1);
 }
-void mark_vectors_in_use(Context& context) {
-  std::byte* word = context.state.xsave.data() + kXstateBv;
-  store_host(word, load_host(word, 8) | 6, 8);
+// What writes a vector register under VEX clears all of it beyond its own length. [SDM-1 15.5]
+void clear_beyond_ymm(Context& context, unsigned reg) {
+  if (context.vector_components & kUpperZmmComponent)
+    zero_bytes(image(context) + static_cpuid(context, 0xd, 6).ebx + 32 * reg, 32);
 }
 
 // An MMX instruction makes all tags valid and the top of the stack 0 [SDM-1 9.5.1]; the image holds the
 // registers relative to the top, so they move.
 void enter_mmx(Context& context) {
-  std::byte* image = context.state.xsave.data();
-  const unsigned top = (load_host(image + 2, 2) >> 11) & 7;
+  std::byte* live = image(context);
+  const unsigned top = (load_host(live + kFsw, 2) >> 11) & 7;
   std::byte physical[8 * 16];
-  for (unsigned i = 0; i < 8; ++i) copy_bytes(physical + 16 * ((i + top) & 7), image + kX87Offset + 16 * i, 16);
-  copy_bytes(image + kX87Offset, physical, sizeof physical);
-  store_host(image + 2, load_host(image + 2, 2) & ~uint64_t{0x3800}, 2);
-  store_host(image + 4, 0xff, 1);
-  store_host(image + kXstateBv, load_host(image + kXstateBv, 8) | 1, 8);
+  for (unsigned i = 0; i < 8; ++i) copy_bytes(physical + 16 * ((i + top) & 7), live + kSt0 + 16 * i, 16);
+  copy_bytes(live + kSt0, physical, sizeof physical);
+  store_host(live + kFsw, load_host(live + kFsw, 2) & ~uint64_t{0x3800}, 2);
+  store_host(live + kFtw, 0xff, 1);
+  mark_in_use(context, kX87Component);
 }
 
 uint64_t wrap_offset(uint64_t offset, unsigned address_size) { return offset & size_mask(address_size); }
@@ -86,6 +87,7 @@ Fallible<void> masked_load(Context& context, const Insn& insn, unsigned size) {
     if (mask_bit(context, mask, i, size)) values[i] = GUEST_TRY(read_at(context, insn, base + i * size, size));
   for (unsigned i = 0; i < (injected(context, 74) ? count : 32 / size); ++i)
     write_element(context, destination, i, size, i < count ? values[i] : 0);
+  clear_beyond_ymm(context, destination);
   return {};
 }
 
@@ -111,12 +113,10 @@ Fallible<void> masked_bytes(Context& context, const Insn& insn) {
   const bool mmx = insn.operands[0].kind == OperandKind::kMmx;
   const unsigned count = mmx ? 8 : 16;
   // An unmasked exception of an earlier x87 instruction comes first. [SDM-3A 12.5]
-  if (mmx && (load_host(context.state.xsave.data() + 2, 2) & 0x80) && (context.state.cr0 & cpu::cr0::kNe))
+  if (mmx && (load_host(image(context) + kFsw, 2) & 0x80) && (context.state.cr0 & cpu::cr0::kNe))
     return raise(kX87Error);
-  std::byte* source = mmx ? context.state.xsave.data() + kX87Offset + 16 * insn.operands[0].reg
-                          : lane(context, insn.operands[0].reg, 0);
-  std::byte* mask = mmx ? context.state.xsave.data() + kX87Offset + 16 * insn.operands[1].reg
-                        : lane(context, insn.operands[1].reg, 0);
+  std::byte* source = mmx ? image(context) + kSt0 + 16 * insn.operands[0].reg : lane(context, insn.operands[0].reg, 0);
+  std::byte* mask = mmx ? image(context) + kSt0 + 16 * insn.operands[1].reg : lane(context, insn.operands[1].reg, 0);
   const MmuIndex mmu = current_mmu(context);
   // The address is checked whatever the mask says; pages only where it selects a byte.
   const uint64_t first = wrap_offset(context.state.gpr[cpu::kRdi], insn.mem.address_size);
@@ -148,6 +148,7 @@ Fallible<Next> gather(Context& context, const Insn& insn, unsigned index_size, u
   bool progress = false;
   for (unsigned i = 0; i < 32 / size; ++i)
     write_element(context, mask, i, size, i < width / size && mask_bit(context, mask, i, size) ? all_ones : 0);
+  clear_beyond_ymm(context, mask);
   for (unsigned i = 0; i < count; ++i) {
     if (!mask_bit(context, mask, i, size)) continue;
     const auto displacement = static_cast<uint64_t>(sign_extend(read_element(context, index, i, index_size),
@@ -160,11 +161,13 @@ Fallible<Next> gather(Context& context, const Insn& insn, unsigned index_size, u
     write_element(context, destination, i, size, *value);
     write_element(context, mask, i, size, 0);
     for (unsigned j = width / size; j < 32 / size; ++j) write_element(context, destination, j, size, 0);
+    clear_beyond_ymm(context, destination);
   }
   for (unsigned i = 0; i < 32 / size; ++i) {
     write_element(context, mask, i, size, 0);
     if (i >= count) write_element(context, destination, i, size, 0);
   }
+  clear_beyond_ymm(context, destination);
   return Next::kContinue;
 }
 
@@ -212,7 +215,9 @@ Fallible<Next> execute_masked_memory(Context& context, const Insn& insn) {
   // The elements are worked on in the saved image, which is live again afterwards; devices may be called meanwhile.
   with_vectors_saved(context, [&] {
     done = run(context, insn);
-    mark_vectors_in_use(context);  // a gather that faults keeps the elements it has; the others have changed nothing
+    mark_in_use(context,
+                kSseComponent |
+                    kAvxComponent);  // a gather that faults keeps the elements it has; the others have changed nothing
   });
   if (!done || *done == Next::kDispatch) return done;
   return finish(context, insn);

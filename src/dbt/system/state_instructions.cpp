@@ -108,10 +108,13 @@ unsigned area_end(const Context& context, uint64_t mask, uint64_t layout) {
   return *end;
 }
 
-// 64-bit mode has sixteen vector registers; the others see, and touch, eight.
+// 64-bit mode has sixteen vector registers, with AVX-512 thirty-two; the others see, and touch, eight.
 unsigned xmm_bytes(const Context& context) { return context.state.code64() ? 256 : 128; }
 unsigned extended_bytes(const Context& context, unsigned index, unsigned size) {
-  return index == 2 && !context.state.code64() ? size / 2 : size;
+  if (context.state.code64()) return size;
+  const uint64_t bit = uint64_t{1} << index;
+  if (bit == kHighZmmComponent) return 0;
+  return bit & (kAvxComponent | kUpperZmmComponent) ? size / 2 : size;
 }
 
 bool x87_in_use(Context& context) {
@@ -121,6 +124,7 @@ bool x87_in_use(Context& context) {
 // XINUSE of the live state. [SDM-1 13.6]
 uint64_t in_use(Context& context) {
   uint64_t mask = image_field(context, kXstateBv, 8) & ~kX87Component;
+  if (!context.state.code64()) mask &= ~kHighZmmComponent;  // out of sight
   return mask | (x87_in_use(context) ? kX87Component : 0);
 }
 
@@ -211,7 +215,9 @@ Fallible<Next> save(Context& context, const Insn& insn, SaveKind kind) {
   uint64_t layout = compact ? wanted | kCompacted : 0;
   bool mxcsr = compact ? (saved & kSseComponent) != 0 : (wanted & (kSseComponent | kAvxComponent)) != 0;
   unsigned skipped = mxcsr || (saved & kX87Component) ? 0 : kLegacyBytes;
-  GuestArea area = GUEST_TRY(open_area(context, insn, area_end(context, saved, layout), Access::kWrite, 64, skipped));
+  // ZMM16-31 have their room checked where they are out of sight, too.
+  uint64_t checked = saved | (wanted & image_field(context, kXstateBv, 8) & kHighZmmComponent);
+  GuestArea area = GUEST_TRY(open_area(context, insn, area_end(context, checked, layout), Access::kWrite, 64, skipped));
   uint64_t state_bv = wanted & used;
   if (!compact) {
     std::byte old[8];

@@ -147,5 +147,7 @@ void call_with_vectors_saved(Context& context, void (*function)(void*), void* ar
 // Writes the live vector/x87 state to state.xsave / loads it back (for FXSAVE, XSAVE and friends).
 void save_vectors(Context& context);
 void load_vectors(Context& context);
+// After a change of XCR0: from now on the host's registers hold the components that it enables. Vectors live.
+void follow_xcr0(Context& context);
 
 }  // namespace rhea::dbt

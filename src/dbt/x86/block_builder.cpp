@@ -191,6 +191,11 @@ bool BlockBuilder::emit_availability(const Insn& insn) {
                : (mode_ & mode::kSseTaskSwitched) && !injected(context_, 31) ? kDeviceNotAvailable
                                                                              : -1;
       break;
+    case FpuClass::kAvx512:
+      vector = (mode_ & (mode::kAvx512Undefined | mode::kReal)) ? kInvalidOpcode
+               : (mode_ & mode::kSseTaskSwitched)               ? kDeviceNotAvailable
+                                                                : -1;
+      break;
     case FpuClass::kVexGpr:
       if (mode_ & mode::kReal) vector = kInvalidOpcode;
       break;

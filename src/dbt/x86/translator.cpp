@@ -37,6 +37,8 @@ FpuClass fpu_class(const RowInfo& row) {
   const bool vex = row.encoding.find("VEX.") != std::string_view::npos;
   const bool vector =
       has_letter(row.operands, "VWUHLK") || row.feature == "avx" || row.name.find("MXCSR") != std::string_view::npos;
+  if (row.encoding.find("EVEX.") != std::string_view::npos || row.feature.starts_with("avx512"))
+    return FpuClass::kAvx512;
   if (vex) return vector ? FpuClass::kAvx : FpuClass::kVexGpr;
   if (has_letter(row.operands, "PQN") || row.feature == "mmx") return FpuClass::kMmx;
   return vector ? FpuClass::kSse : FpuClass::kNone;

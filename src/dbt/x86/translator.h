@@ -22,7 +22,7 @@ namespace rhea::dbt {
 class Runtime;
 
 // How a row depends on the state of the FPU and vector units.
-enum class FpuClass : uint8_t { kNone, kX87, kWait, kMmx, kSse, kAvx, kVexGpr };
+enum class FpuClass : uint8_t { kNone, kX87, kWait, kMmx, kSse, kAvx, kAvx512, kVexGpr };
 
 // A block to be made: at `rip`, which lies at guest-physical `physical`, for mode word `mode`. `second_page`: where the
 // page after it lies, for an instruction that crosses into it; kNoPage if that page cannot be fetched.

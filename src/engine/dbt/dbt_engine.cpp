@@ -250,7 +250,8 @@ void DbtVcpu::set_state(const cpu::CpuState& state) {
   c.tsc_offset = c.clock->tsc_offset() + state.tsc_adjust;
   // XRSTOR faults on reserved bits; a loaded image may hold any.
   auto* words = reinterpret_cast<uint64_t*>(c.state.xsave.data());
-  words[64] &= 7;  // XSTATE_BV: x87, SSE, AVX
+  words[64] &= dbt::vector_components(c.cpu_model->supported_xcr0());  // XSTATE_BV
+  c.vector_components = dbt::vector_components(state.xcr0 & c.cpu_model->supported_xcr0());
   for (unsigned i = 65; i < 72; ++i) words[i] = 0;
   auto* mxcsr = reinterpret_cast<uint32_t*>(c.state.xsave.data() + 24);
   *mxcsr &= 0xffff;

@@ -377,6 +377,12 @@ class Decoder {
         [[fallthrough]];
       case Place::kRmMmxOnly: set_mmx(operand, insn_.modrm & 7); return true;
       case Place::kRegMmx: set_mmx(operand, (insn_.modrm >> 3) & 7); return true;
+      case Place::kRmMask:
+        if (insn_.has_memory) return set_memory(operand, spec);
+        [[fallthrough]];
+      case Place::kRmMaskOnly: return set_mask(operand, insn_.modrm & 7);  // VEX.B is ignored
+      case Place::kRegMask: return set_mask(operand, insn_.modrm_reg);
+      case Place::kVvvvMask: return set_mask(operand, insn_.vex_vvvv);
       case Place::kMemory: return set_memory(operand, spec);
       case Place::kVsib: return insn_.mem.vsib && set_memory(operand, spec);  // needs a SIB byte, so no 16-bit form
       default: return parse_special_operand(spec, operand);
@@ -386,6 +392,12 @@ class Decoder {
   void set_mmx(Operand& operand, unsigned reg) const {
     set_plain(operand, OperandKind::kMmx, reg);
     operand.size_bytes = 8;
+  }
+
+  // There are eight: a fourth bit in ModRM.reg or VEX.vvvv is #UD. [SDM-2A 2.5.1]
+  bool set_mask(Operand& operand, unsigned reg) const {
+    set_plain(operand, OperandKind::kMask, reg);
+    return reg < 8;
   }
 
   bool parse_special_operand(const OperandSpec& spec, Operand& operand) {

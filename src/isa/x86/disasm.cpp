@@ -80,6 +80,7 @@ class Printer {
       case OperandKind::kGpr: text_ += gpr_name(operand.reg, operand.size_bytes, operand.high_byte); break;
       case OperandKind::kVector: append("{}mm{}", operand.size_bytes == 32 ? 'y' : 'x', operand.reg); break;
       case OperandKind::kMmx: append("mm{}", operand.reg); break;
+      case OperandKind::kMask: append("k{}", operand.reg); break;
       case OperandKind::kX87:
         if (operand.implicit)
           text_ += "st";

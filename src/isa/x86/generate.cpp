@@ -22,6 +22,8 @@ bool is_rm_operand(Place place) {
     case Place::kRmVectorOnly:
     case Place::kRmMmx:
     case Place::kRmMmxOnly:
+    case Place::kRmMask:
+    case Place::kRmMaskOnly:
     case Place::kMemory:
     case Place::kVsib:
     case Place::kStI: return true;
@@ -176,6 +178,10 @@ class Generator {
       case Place::kRegMmx: return store(pick(options_.allowed_vectors & 0xff), draft_.reg);
       case Place::kRmMmx:
       case Place::kRmMmxOnly: return memory || store(pick(options_.allowed_vectors & 0xff), draft_.rm);
+      case Place::kRegMask: return store(pick(options_.allowed_vectors & 0xff), draft_.reg);
+      case Place::kVvvvMask: return store(pick(options_.allowed_vectors & 0xff), draft_.vvvv);
+      case Place::kRmMask:
+      case Place::kRmMaskOnly: return memory || store(pick(options_.allowed_vectors & 0xff), draft_.rm);
       case Place::kImmVector: {
         const auto reg = pick_vector();
         if (reg) draft_.immediate.push_back(static_cast<uint8_t>(*reg << 4 | random_.below(16)));
@@ -397,7 +403,7 @@ std::vector<FormSpec> forms(RowId row, CpuMode mode) {
     const bool memory_operand =
         std::any_of(encoding.operands.begin(), encoding.operands.end(), [](const OperandSpec& o) {
           return is_rm_operand(o.place) && o.place != Place::kRmGprOnly && o.place != Place::kRmVectorOnly &&
-                 o.place != Place::kRmMmxOnly;
+                 o.place != Place::kRmMmxOnly && o.place != Place::kRmMaskOnly;
         });
     if (encoding.accept & accept::kRegister) choices.push_back(Form::kRegister);
     if ((encoding.accept & accept::kMemory) && memory_operand) choices.push_back(Form::kMemory);

@@ -17,6 +17,7 @@ enum class OperandKind : uint8_t {
   kGpr,     // reg 0-15; high_byte: AH, CH, DH, BH are reg 0, 1, 2, 3 with high_byte set
   kVector,  // XMM/YMM register; size tells which
   kMmx,
+  kMask,     // opmask register k0-k7; size: of the data
   kX87,      // ST(reg)
   kSegment,  // ES CS SS DS FS GS = 0-5
   kControl,

@@ -182,9 +182,9 @@ constexpr auto kSources = [] {
   };
   using enum Place;
   set(OperandSource::kModrmRm,
-      {kRmGpr, kRmGprOnly, kRmVector, kRmVectorOnly, kRmMmx, kRmMmxOnly, kMemory, kVsib, kStI});
-  set(OperandSource::kModrmReg, {kRegGpr, kRegVector, kRegMmx, kControl, kDebug, kSegment});
-  set(OperandSource::kVexVvvv, {kVvvvGpr, kVvvvVector});
+      {kRmGpr, kRmGprOnly, kRmVector, kRmVectorOnly, kRmMmx, kRmMmxOnly, kRmMask, kRmMaskOnly, kMemory, kVsib, kStI});
+  set(OperandSource::kModrmReg, {kRegGpr, kRegVector, kRegMmx, kRegMask, kControl, kDebug, kSegment});
+  set(OperandSource::kVexVvvv, {kVvvvGpr, kVvvvVector, kVvvvMask});
   set(OperandSource::kOpcodeReg, {kOpcodeGpr});
   set(OperandSource::kImmediate, {kImmediate, kRelative, kFarPointer});
   set(OperandSource::kIs4, {kImmVector});
@@ -243,6 +243,17 @@ constexpr Place parse_place(char letter) {
   return Place::kNone;
 }
 
+// The letters of general registers after a 'k' are those of mask registers.
+constexpr Place parse_mask_place(char letter) {
+  switch (letter) {
+    case 'E': return Place::kRmMask;
+    case 'G': return Place::kRegMask;
+    case 'R': return Place::kRmMaskOnly;
+    case 'B': return Place::kVvvvMask;
+    default: malformed_row("mask operand letter"); return Place::kNone;
+  }
+}
+
 constexpr OperandSpec parse_operand(std::string_view text) {
   OperandSpec operand;
   operand.access = OperandAccess::kRead;
@@ -251,7 +262,9 @@ constexpr OperandSpec parse_operand(std::string_view text) {
   if (text[0] == '&') operand.access = OperandAccess::kAddressOnly;
   if (operand.access != OperandAccess::kRead) text.remove_prefix(1);
   if (parse_fixed_operand(operand, text)) return operand;
-  operand.place = parse_place(text[0]);
+  const bool mask = text[0] == 'k';
+  if (mask) text.remove_prefix(1);
+  operand.place = mask ? parse_mask_place(text[0]) : parse_place(text[0]);
   operand.source = kSources[static_cast<size_t>(operand.place)];
   text.remove_prefix(1);
   operand.size = operand.memory_size = parse_size(next_word(text, '/'));
@@ -279,7 +292,8 @@ constexpr void parse_operands(RowEncoding& row, std::string_view text) {
     any_integer_z |= (operand.size == Size::kZ && is_integer_place(operand.place)) || operand.size == Size::kEn ||
                      operand.size == Size::kSa;
     if (operand.size == Size::kV) any_integer_v = true;
-    row.uses_vvvv |= operand.place == Place::kVvvvGpr || operand.place == Place::kVvvvVector;
+    row.uses_vvvv |=
+        operand.place == Place::kVvvvGpr || operand.place == Place::kVvvvVector || operand.place == Place::kVvvvMask;
     row.vsib |= operand.place == Place::kVsib;
   }
   // OUT Ib,AL and OUT DX,AL; OUTSB: the data is the second operand.
