@@ -57,6 +57,8 @@ Context& new_context() {
   auto* context = static_cast<Context*>(memory);
   // The tables are as large as they are zero: construct only what comes before them.
   new (&context->state) cpu::CpuState{};
+  context->address_mask = ~uint64_t{0};
+  context->vector_components = kBaseComponents;
   return *context;
 }
 
