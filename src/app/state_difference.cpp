@@ -8,6 +8,8 @@
 #include <span>
 #include <string_view>
 
+#include "cpu/xsave_layout.h"
+
 namespace rhea::app {
 namespace {
 
@@ -47,6 +49,19 @@ struct Differences {
 
 using Image = decltype(CpuState::xsave);
 
+struct Part {
+  uint64_t component;
+  size_t offset, bytes;
+  std::string_view name;
+};
+std::vector<Part> avx512_parts() {
+  const cpu::Avx512Layout& layout = cpu::host_avx512_layout();
+  if (!layout.present()) return {};
+  return {{cpu::kMaskComponent, layout.masks, 64, "k"},
+          {cpu::kUpperZmmComponent, layout.upper_zmm, 512, "zmm upper halves"},
+          {cpu::kHighZmmComponent, layout.high_zmm, 1024, "zmm16 and up"}};
+}
+
 // Components that are marked as initial hold their initial values. The x87 pointers are kept as they are: the
 // engine keeps them apart.
 Image normalised(const Image& image) {
@@ -60,6 +75,8 @@ Image normalised(const Image& image) {
   }
   if (!(components & 2)) std::memset(result.data() + kXmm, 0, kSoftware - kXmm);
   if (!(components & 4)) std::memset(result.data() + kYmmHigh, 0, kYmmHighEnd - kYmmHigh);
+  for (const auto& [component, offset, bytes, name] : avx512_parts())
+    if (!(components & component)) std::memset(result.data() + offset, 0, bytes);
   for (size_t i = 0; i < 8; ++i) std::memset(result.data() + kX87Registers + 16 * i + 10, 0, 6);
   return result;
 }
@@ -74,6 +91,8 @@ void compare_vectors(Differences& differences, const CpuState& left, const CpuSt
   differences.bytes("x87 registers", part(a, kX87Registers, kXmm), part(b, kX87Registers, kXmm));
   differences.bytes("xmm", part(a, kXmm, kSoftware), part(b, kXmm, kSoftware));
   differences.bytes("ymm high halves", part(a, kYmmHigh, kYmmHighEnd), part(b, kYmmHigh, kYmmHighEnd));
+  for (const Part& p : avx512_parts())
+    differences.bytes(p.name, part(a, p.offset, p.offset + p.bytes), part(b, p.offset, p.offset + p.bytes));
 }
 
 }  // namespace

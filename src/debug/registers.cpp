@@ -4,9 +4,11 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "base/check.h"
+#include "cpu/xsave_layout.h"
 
 namespace rhea::debug {
 
@@ -25,6 +27,11 @@ enum class Kind : uint8_t {
   kXmm,
   kMxcsr,
   kYmmHigh,
+  kMask,
+  kUpperZmm,  // bits 511:256 of ZMM0-15
+  kHighXmm,   // of ZMM16-31: bits 127:0,
+  kHighYmm,   // 255:128
+  kHighZmm,   // and 511:256
   kSystem
 };
 enum X87Control : uint8_t { kFctrl, kFstat, kFtag, kFiseg, kFioff, kFoseg, kFooff, kFop };
@@ -40,13 +47,13 @@ struct Register {
 
 struct FeatureSet {
   const char* name;
-  const char* types;
+  std::string types;
   std::vector<Register> registers;
 };
 
 constexpr size_t kFcw = 0, kFsw = 2, kFtw = 4, kFop16 = 6, kFip = 8, kFdp = 16, kMxcsrOffset = 24, kSt0 = 32,
                  kXmm0 = 160, kXstateBv = 512, kYmmHigh0 = 576;
-constexpr uint64_t kX87State = 1, kSseState = 2, kAvxState = 4;
+constexpr uint64_t kX87State = 1, kSseState = 2, kAvxState = 4, kAvx512States = 0xe0;
 
 const char* const kEflagsType =
     R"(<flags id="i386_eflags" size="4">
@@ -65,6 +72,25 @@ const char* const kVectorTypes =
 <field name="v16_int8" type="v16i8"/><field name="v8_int16" type="v8i16"/><field name="v4_int32" type="v4i32"/>
 <field name="v2_int64" type="v2i64"/><field name="uint128" type="uint128"/></union>
 )";
+
+// A feature knows only its own types, so these stand beside kVectorTypes once more.
+const char* const kPairType = R"(<vector id="v2ui128" type="uint128" count="2"/>
+)";
+
+// ZMM0-15 above what the sets before describe, ZMM16-31 in the pieces that gdb puts together, and the masks.
+FeatureSet avx512_features() {
+  FeatureSet set{"org.gnu.gdb.i386.avx512", std::string(kVectorTypes) + kPairType, {}};
+  for (uint8_t i = 0; i < 16; ++i)
+    set.registers.push_back({fmt::format("xmm{}", 16 + i), Kind::kHighXmm, i, 16, "vec128"});
+  for (uint8_t i = 0; i < 16; ++i)
+    set.registers.push_back({fmt::format("ymm{}h", 16 + i), Kind::kHighYmm, i, 16, "uint128"});
+  for (uint8_t i = 0; i < 8; ++i) set.registers.push_back({fmt::format("k{}", i), Kind::kMask, i, 8, "uint64"});
+  for (uint8_t i = 0; i < 16; ++i)
+    set.registers.push_back({fmt::format("zmm{}h", i), Kind::kUpperZmm, i, 32, "v2ui128"});
+  for (uint8_t i = 0; i < 16; ++i)
+    set.registers.push_back({fmt::format("zmm{}h", 16 + i), Kind::kHighZmm, i, 32, "v2ui128"});
+  return set;
+}
 
 std::vector<FeatureSet> make_features() {
   std::vector<FeatureSet> sets;
@@ -97,6 +123,8 @@ std::vector<FeatureSet> make_features() {
   for (uint8_t i = 0; i < 16; ++i)
     avx.registers.push_back({fmt::format("ymm{}h", i), Kind::kYmmHigh, i, 16, "uint128"});
   sets.push_back(std::move(avx));
+
+  if (cpu::host_avx512_layout().present()) sets.push_back(avx512_features());
 
   FeatureSet segments{"org.gnu.gdb.i386.segments", "", {}};
   segments.registers.push_back({"fs_base", Kind::kSegmentBase, cpu::kFs, 8, "int"});
@@ -159,8 +187,18 @@ void materialise(CpuState& state, uint64_t component) {
     put<uint16_t>(state, kFcw, 0x37f);
   } else if (component == kSseState) {
     std::memset(&state.xsave[kXmm0], 0, 256);
-  } else {
+  } else if (component == kAvxState) {
     std::memset(&state.xsave[kYmmHigh0], 0, 256);
+  } else {
+    const cpu::Avx512Layout& layout = cpu::host_avx512_layout();
+    const bool masks = component == cpu::kMaskComponent, upper = component == cpu::kUpperZmmComponent;
+    std::memset(&state.xsave[masks   ? layout.masks
+                             : upper ? layout.upper_zmm
+                                     : layout.high_zmm],
+                0,
+                masks   ? 64
+                : upper ? 512
+                        : 1024);
   }
   put<uint64_t>(state, kXstateBv, get<uint64_t>(state, kXstateBv) | component);
 }
@@ -248,6 +286,30 @@ void write_vector(CpuState& state, uint64_t component, size_t offset, std::span<
   std::memcpy(&state.xsave[offset], value.data(), value.size());
 }
 
+struct Place {
+  uint64_t component;
+  size_t offset;
+};
+Place avx512_place(const Register& reg) {
+  const cpu::Avx512Layout& layout = cpu::host_avx512_layout();
+  switch (reg.kind) {
+    case Kind::kMask: return {cpu::kMaskComponent, layout.masks + 8u * reg.index};
+    case Kind::kUpperZmm: return {cpu::kUpperZmmComponent, layout.upper_zmm + 32u * reg.index};
+    case Kind::kHighXmm: return {cpu::kHighZmmComponent, layout.high_zmm + 64u * reg.index};
+    case Kind::kHighYmm: return {cpu::kHighZmmComponent, layout.high_zmm + 64u * reg.index + 16};
+    default: return {cpu::kHighZmmComponent, layout.high_zmm + 64u * reg.index + 32};
+  }
+}
+
+// As for the upper halves of YMM: what the guest has not enabled stays in its initial state.
+bool write_avx512(CpuState& state, const Register& reg, std::span<const uint8_t> value) {
+  if ((state.xcr0 & kAvx512States) != kAvx512States)
+    return std::all_of(value.begin(), value.end(), [](uint8_t byte) { return byte == 0; });
+  const Place place = avx512_place(reg);
+  write_vector(state, place.component, place.offset, value);
+  return true;
+}
+
 std::string describe_target() {
   std::string xml =
       "<?xml version=\"1.0\"?>\n<!DOCTYPE target SYSTEM \"gdb-target.dtd\">\n<target>\n"
@@ -289,6 +351,14 @@ std::vector<uint8_t> read_register(const CpuState& state, unsigned number) {
     case Kind::kXmm: return read_vector(state, kSseState, kXmm0 + 16u * reg.index, 16);
     case Kind::kMxcsr: return bytes_of(get<uint32_t>(state, kMxcsrOffset), 4);
     case Kind::kYmmHigh: return read_vector(state, kAvxState, kYmmHigh0 + 16u * reg.index, 16);
+    case Kind::kMask:
+    case Kind::kUpperZmm:
+    case Kind::kHighXmm:
+    case Kind::kHighYmm:
+    case Kind::kHighZmm: {
+      const Place place = avx512_place(reg);
+      return read_vector(state, place.component, place.offset, reg.size_bytes);
+    }
     case Kind::kSystem: return bytes_of(read_system(state, reg.index), 8);
   }
   RHEA_UNREACHABLE();
@@ -326,6 +396,11 @@ bool write_register(CpuState& state, unsigned number, std::span<const uint8_t> v
       if (!(state.xcr0 & kAvxState)) return value_of(value) == 0;
       write_vector(state, kAvxState, kYmmHigh0 + 16u * reg.index, value);
       return true;
+    case Kind::kMask:
+    case Kind::kUpperZmm:
+    case Kind::kHighXmm:
+    case Kind::kHighYmm:
+    case Kind::kHighZmm: return write_avx512(state, reg, value);
     case Kind::kSelector:
     case Kind::kSystem: return read_register(state, number) == std::vector<uint8_t>(value.begin(), value.end());
   }

@@ -15,7 +15,8 @@ namespace rhea::debug {
 unsigned register_count();
 unsigned register_bytes(unsigned number);  // number < register_count()
 
-// The target description (target.xml): i386:x86-64 core, sse, avx, segments, and Rhea's system registers.
+// The target description (target.xml): i386:x86-64 core, sse, avx, avx512 where the host has it, segments, and Rhea's
+// system registers.
 const std::string& target_description();
 
 // Little-endian value of a register.

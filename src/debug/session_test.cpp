@@ -6,6 +6,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "cpu/xsave_layout.h"
 #include "debug/registers.h"
 #include "debug/target_fake.h"
 
@@ -100,6 +101,26 @@ TEST_F(SessionTest, EveryRegisterWritesWhatItReads) {
     EXPECT_TRUE(write_register(vcpu.state, i, before)) << i;
     EXPECT_EQ(read_register(vcpu.state, i), before) << i;
   }
+}
+
+TEST_F(SessionTest, Avx512RegistersAreDistinct) {
+  if (!cpu::host_avx512_layout().present()) GTEST_SKIP() << "the host has no AVX-512";
+  EXPECT_THAT(target_description(), testing::HasSubstr("org.gnu.gdb.i386.avx512"));
+  cpu::CpuState state;
+  const std::vector<uint8_t> ones(32, 1), zeros(32, 0);
+  std::vector<unsigned> wide;
+  for (unsigned i = 0; i < register_count(); ++i)
+    if (register_bytes(i) == 32) wide.push_back(i);
+  ASSERT_EQ(wide.size(), 32u);
+  EXPECT_TRUE(write_register(state, wide[0], zeros));
+  EXPECT_FALSE(write_register(state, wide[0], ones));  // not enabled
+  state.xcr0 = 0xe7;
+  for (size_t i = 0; i < wide.size(); ++i) {
+    std::vector<uint8_t> value(32, static_cast<uint8_t>(i + 1));
+    EXPECT_TRUE(write_register(state, wide[i], value));
+  }
+  for (size_t i = 0; i < wide.size(); ++i)
+    EXPECT_EQ(read_register(state, wide[i]), std::vector<uint8_t>(32, static_cast<uint8_t>(i + 1)));
 }
 
 TEST_F(SessionTest, SystemRegistersCannotBeChanged) {
