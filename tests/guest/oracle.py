@@ -23,6 +23,7 @@ TOPICS = {
     "vme": "virtual-8086 mode, VME, redirection of INT n, PVI",
     "encodings": "undocumented aliases, #UD of what is undefined, LOCK, instructions of 15 and 16 bytes",
     "a20": "the A20 gate: port 0x92 and the keyboard controller, loads, stores, code and page walks behind it",
+    "segments": "descriptors of every kind: limits, loads, LAR to VERW, far transfers, call gates; ENTER, BOUND, ARPL, XLAT, EIP beyond 4 GiB",
     "codelimit": "the limit of the code segment, to the byte",
 }
 HOST_DEPENDS = {"features"}  # how many there are depends on the host's processor
