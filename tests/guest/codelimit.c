@@ -99,7 +99,7 @@ static void test_links(void) {
   set_segment(0x321, true);
   expect("loop-cut-earlier", run_at(0x300), 13, 0x322, 1);
   set_segment(0x31f, true);
-  expect("jump-target-outside", run_at(0x300), 13, 0x320, 0);
+  expect("jump-target-outside", run_at(0x300), 13, 0x305, 0);  // the jump itself
   set_segment(0xffff, true);
   expect("loop-again", run_at(0x300), 6, 0x32b, 1);
 }
@@ -120,6 +120,46 @@ static void test_top(void) {
   expect("16-jump32-beyond-64k", run_at(0xfff0), 6, 0x10012, 0xc);
 }
 
+// Near branches beyond the limit fault themselves, and leave ESP and ECX alone. [SDM-2A CALL, JMP, LOOP; SDM-2B RET]
+static void test_branches(void) {
+  static const struct {
+    const char *name, *code;
+    uint32_t fault;
+    uint8_t size;
+  } tests[] = {
+      {"jmp-short-outside", "\xeb\x40", 0x200, 2},
+      {"jmp-near-outside", "\xe9\x40\x00\x00\x00", 0x200, 5},
+      {"call-outside", "\xe8\x40\x00\x00\x00", 0x200, 5},
+      {"jcc-outside", "\x31\xc0\x74\x40", 0x202, 4},
+      {"jecxz-outside", "\x31\xc9\xe3\x40", 0x202, 4},
+      {"jmp-register-outside", "\xba\x30\x02\x00\x00\xff\xe2", 0x205, 7},
+      {"call-register-outside", "\xba\x30\x02\x00\x00\xff\xd2", 0x205, 7},
+      {"ret-outside", "\x68\x30\x02\x00\x00\xc3", 0x205, 6},
+      {"ret-n-outside", "\x68\x30\x02\x00\x00\xc2\x08\x00", 0x205, 8},
+      {"jmp-16-outside", "\x66\xe9\x40\x00", 0x200, 4},
+      {"call-16-outside", "\x66\xe8\x40\x00", 0x200, 4},
+      {"loop-outside", "\xb9\x05\x00\x00\x00\xe2\x40", 0x205, 7},
+      {"loop-cx-outside", "\xb9\x00\x00\x01\x00\x67\xe2\x40", 0x205, 8},
+  };
+  fill();
+  set_segment(0x22f, true);
+  for (unsigned i = 0; i < ARRAY_SIZE(tests); ++i) {
+    put(0x200, tests[i].code, tests[i].size);
+    const int vector = run_at(0x200);
+    const bool pushed = tests[i].code[0] == 0x68;
+    const uint32_t counts[] = {5, 0x10000};
+    const bool counted = tests[i].code[0] == '\xb9';
+    check(tests[i].name, vector == 13 && trap.error == 0 && trap.ip == tests[i].fault &&
+                             trap.sp == (word)user_stack_top - (pushed ? 4 : 0) &&
+                             (!counted || user_result.rcx == counts[i == ARRAY_SIZE(tests) - 1]));
+  }
+  // Jumping and falling to just behind the limit.
+  PUT(0x22e, "\xeb\x00");
+  expect("jump-to-the-end", run_at(0x22e), 13, 0x22e, 0);
+  PUT(0x22e, "\x40\x40");
+  expect("run-to-the-end", run_at(0x22e), 13, 0x230, 2);
+}
+
 void guest_main(void) {
   if (tcg_lacks("code-limit")) finish();  // no limit of CS is checked in TCG's code [SDM-3A 5.3]
   test_straight(true);
@@ -128,5 +168,6 @@ void guest_main(void) {
   test_pages();
   test_links();
   test_top();
+  test_branches();
   finish();
 }

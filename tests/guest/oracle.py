@@ -23,6 +23,7 @@ TOPICS = {
     "vme": "virtual-8086 mode, VME, redirection of INT n, PVI",
     "encodings": "undocumented aliases, #UD of what is undefined, LOCK, instructions of 15 and 16 bytes",
     "a20": "the A20 gate: port 0x92 and the keyboard controller, loads, stores, code and page walks behind it",
+    "realmode2": "real mode: limits and wrap, the IDTR's limit, what does not exist there, unreal segments, the megabyte's end and A20",
     "segments": "descriptors of every kind: limits, loads, LAR to VERW, far transfers, call gates; ENTER, BOUND, ARPL, XLAT, EIP beyond 4 GiB",
     "codelimit": "the limit of the code segment, to the byte",
 }

@@ -55,6 +55,7 @@ GUESTS = [
     Guest("encodings"),
     Guest("codelimit"),
     Guest("a20"),
+    Guest("realmode2"),
     Guest("segments"),
     Guest("triple", rhea_status=3, qemu_status=0),  # QEMU: a reset, under -no-reboot
 ] + [Guest(name, cpus=4, timeout=90) for name in SMP]

@@ -377,16 +377,33 @@ ThunkResult Runtime::dispatch_link(Link* link) {
   return result;
 }
 
-// A near branch to a non-canonical address faults itself, with the stack pointer as before. [SDM-2B RET, JMP]
+// Takes back what a branch that faults has done: the stack pointer's change, or the count of LOOP.
+void Runtime::undo_branch(uint32_t info) {
+  cpu::CpuState& s = context_.state;
+  const int undo = static_cast<int32_t>(info) >> kBranchPoppedShift;
+  const auto add = [&](unsigned reg, unsigned width, int value) {
+    const uint64_t mask = width == 8 ? ~uint64_t{0} : (uint64_t{1} << width * 8) - 1;
+    s.gpr[reg] = (s.gpr[reg] & ~mask) | ((s.gpr[reg] + static_cast<uint64_t>(int64_t{value})) & mask);
+  };
+  if (undo >= kBranchCounted)
+    add(cpu::kRcx, static_cast<unsigned>(undo - kBranchCounted), 1);
+  else
+    add(cpu::kRsp, s.code64() ? 8 : s.segment[cpu::kSs].default_big() ? 4 : 2, -undo);
+}
+
+// A near branch to a non-canonical address, or beyond the limit of CS, faults itself, with registers as before.
+// [SDM-2A CALL, JMP, Jcc, LOOP; SDM-2B RET]
 ThunkResult Runtime::dispatch_branch(uint64_t rip, uint32_t info) {
   Context& c = context_;
   ++counters_.indirect_misses;
-  if (mode::code64(c.mode) && !canonical(rip)) {
-    c.state.rip = c.code_base + (info & kBranchOffsetMask);
-    if (!injected(c, 46))
-      c.state.gpr[cpu::kRsp] -=
-          static_cast<uint64_t>(static_cast<int64_t>(static_cast<int32_t>(info) >> kBranchPoppedShift));
-    if (options_.instruction_clock) c.instructions_left += 1;
+  const bool wide = mode::code64(c.mode);
+  if (wide ? !canonical(rip) : !(c.mode & mode::kFlat) && rip > c.state.segment[kCs].limit) [[unlikely]] {
+    const uint64_t fault_rip = mask_ip(c.code_base + (info & kBranchOffsetMask), c.mode);
+    c.state.rip = fault_rip;
+    if (fault_rip != rip) {  // else the code ran there by itself
+      if (!injected(c, 46)) undo_branch(info);
+      if (options_.instruction_clock) c.instructions_left += 1;
+    }
     return resume_with(Exception{.vector = kGeneralProtection, .has_error_code = true});
   }
   c.state.rip = rip;

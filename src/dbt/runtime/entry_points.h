@@ -29,7 +29,10 @@ inline constexpr uint32_t kInfoSizeMask = 0xff, kInfoWrite = 1u << 8, kInfoMmuSh
                           kInfoLocked = 1u << 11,  // a read and write that nobody may come between
     kInfoAlignmentShift = 16, kInfoSegmentShift = 16;
 
-// The info word of the branch thunk: guest offset of the branch, and the bytes it took off the stack (signed).
+// The info word of the branch thunk: where the fault of a target that cannot be lies (the guest offset of the branch;
+// that of the target where nothing branched), and the bytes the branch took off the stack (signed), or that it has
+// counted a register down (kBranchCounted plus the register's width in bytes).
 inline constexpr uint32_t kBranchOffsetMask = 0x1fff, kBranchPoppedShift = 13;
+inline constexpr int kBranchCounted = 0x20000;
 
 }  // namespace rhea::dbt

@@ -84,6 +84,7 @@ class Runtime final : public io::ViewListener {
   ThunkResult check_segment(uint64_t offset, uint32_t info, uint64_t return_address);
   ThunkResult native_fault();
   ThunkResult dispatch_branch(uint64_t rip, uint32_t info);
+  void undo_branch(uint32_t info);
   ThunkResult raise_at(uint32_t info, uint64_t return_address);
   Block* block_of_host(uint64_t exec_address) const { return space_->by_host().find(exec_address); }
   const HostPoint* point_of_host(const Block& block, uint64_t exec_address) const;

@@ -5,6 +5,7 @@
 #include <array>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -92,12 +93,14 @@ class BlockBuilder {
   void exchange_accumulator(const Insn& insn);
 
   // ---- control flow (control.cpp) ----
-  void emit_exit(int64_t target_offset, uint32_t mode_after);  // to IP code_base + target_offset
-  void emit_branch(const Insn& insn);                          // to a relative branch's target
+  // To IP code_base + target_offset. `undo` of a branch: see emit_indirect(); none: the code just goes on there.
+  void emit_exit(int64_t target_offset, uint32_t mode_after, std::optional<int> undo = {});
+  void emit_branch(const Insn& insn, int undo = 0);  // to a relative branch's target
   void emit_link(int64_t target_offset, uint32_t mode_after);
   void emit_target_ip(int64_t target_offset);  // scratch A = IP
-  // Jumps to the IP in scratch A; `popped`: bytes the instruction has taken off the stack.
-  void emit_indirect(uint32_t mode_after, int popped = 0);
+  // Jumps to the IP in scratch A; `undo`: bytes the instruction has taken off the stack, or kBranchCounted + width.
+  void emit_indirect(uint32_t mode_after, int undo = 0) { emit_indirect(mode_after, offset_, undo); }
+  void emit_indirect(uint32_t mode_after, uint32_t fault_offset, int undo);
   void emit_poll(int64_t target_offset);
   void jump_conditional(const Insn& insn);
   void loop(const Insn& insn);

@@ -29,8 +29,8 @@ int64_t BlockBuilder::branch_offset(const Insn& insn) const {
   return static_cast<int64_t>(offset_) + insn.length + insn.imm;
 }
 
-void BlockBuilder::emit_indirect(uint32_t mode_after, int popped) {
-  const uint32_t info = offset_ | static_cast<uint32_t>(popped) << kBranchPoppedShift;
+void BlockBuilder::emit_indirect(uint32_t mode_after, uint32_t fault_offset, int undo) {
+  const uint32_t info = fault_offset | static_cast<uint32_t>(undo) << kBranchPoppedShift;
   const uint16_t slot = linkable() ? runtime_.space().jump_slot(mode_after) : kJumpCacheSlots;
   if (slot == kJumpCacheSlots || !(mode_after & mode::kFlat)) {
     e_.mov_imm32(kScratchC, info);
@@ -80,7 +80,7 @@ void BlockBuilder::emit_link(int64_t target_offset, uint32_t mode_after) {
   });
 }
 
-void BlockBuilder::emit_exit(int64_t target_offset, uint32_t mode_after) {
+void BlockBuilder::emit_exit(int64_t target_offset, uint32_t mode_after, std::optional<int> undo) {
   const bool same_page = target_offset >= 0 && target_offset < static_cast<int64_t>(memory::kPageSize);
   if (mode_after != mode_) e_.store32_imm(context_field(offsetof(Context, mode)), mode_after);
   if (linkable() && same_page && second_page_ == kNoPage && !one_shot_ && links_ < 2) {
@@ -89,17 +89,17 @@ void BlockBuilder::emit_exit(int64_t target_offset, uint32_t mode_after) {
     return;
   }
   emit_target_ip(target_offset);
-  emit_indirect(mode_after);
+  emit_indirect(mode_after, undo ? offset_ : static_cast<uint32_t>(target_offset), undo.value_or(0));
 }
 
-void BlockBuilder::emit_branch(const Insn& insn) {
+void BlockBuilder::emit_branch(const Insn& insn, int undo) {
   if (insn.operand_size == 2) {  // IP is truncated to 16 bits
     emit_target_ip(branch_offset(insn));
     if (!injected(context_, 36)) e_.movzx16(kScratchA, kScratchA);
-    emit_indirect(mode_);
+    emit_indirect(mode_, undo);
     return;
   }
-  emit_exit(branch_offset(insn), mode_);
+  emit_exit(branch_offset(insn), mode_, undo);
 }
 
 void BlockBuilder::jump_conditional(const Insn& insn) {
@@ -145,7 +145,7 @@ void BlockBuilder::loop(const Insn& insn) {
   uint8_t* unequal = nullptr;
   if (insn.row == RowId::LOOPE_Jb) unequal = e_.jcc_open(5);                                // ZF clear: leave
   if (insn.row == RowId::LOOPNE_Jb) unequal = e_.jcc_open(injected(context_, 34) ? 2 : 4);  // ZF set: leave
-  emit_branch(insn);
+  emit_branch(insn, kBranchCounted + static_cast<int>(width));
   e_.bind32(fall_through);
   if (unequal) e_.bind32(unequal);
   emit_exit(next, mode_);
@@ -166,7 +166,7 @@ void BlockBuilder::push_return_ip(const Insn& insn) {
 
 void BlockBuilder::call_relative(const Insn& insn) {
   push_return_ip(insn);
-  emit_branch(insn);
+  emit_branch(insn, -static_cast<int>(insn.operand_size));
 }
 
 void BlockBuilder::jump_indirect(const Insn& insn) {
