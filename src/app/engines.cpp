@@ -64,6 +64,8 @@ machine::Machine::Options machine_options_of(const RunOptions& options) {
   machine.board.disks = options.disks;
   machine.board.transport = options.transport;
   machine.board.entropy = options.clock == ClockKind::kHost;
+  machine.board.balloon = options.balloon && options.clock == ClockKind::kHost;
+  if (options.balloon_size_bytes != 0) machine.board.balloon_bytes = options.memory_bytes - options.balloon_size_bytes;
   if (options.clock != ClockKind::kHost) return machine;
   machine.board.capture = options.capture;
   machine.board.networks = options.networks;

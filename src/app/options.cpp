@@ -20,6 +20,7 @@ constexpr std::string_view kVersion = "rhea 0.1.0";
 constexpr std::array<std::string_view, 4> kCommands = {"run", "image", "version", "help"};
 constexpr std::array<std::string_view, 3> kEngines = {"auto", "dbt", "kvm"};
 constexpr std::array<std::string_view, 4> kConsoles = {"tty", "stdio", "file:PATH", "none"};
+constexpr std::array<std::string_view, 2> kConsoleDevices = {"serial", "virtio"};
 constexpr std::array<std::string_view, 3> kTransports = {"pci", "mmio", "mmio-cmdline"};
 constexpr std::array<std::string_view, 2> kSandbox = {"on", "off"};
 constexpr std::array<std::string_view, 2> kClocks = {"host", "instructions"};
@@ -29,7 +30,8 @@ struct Raw {
   std::string memory, cpus = "1", console, sandbox, clock = "host", dbt_opt = "1", dbt_verify = "0", dbt_cache = "256M";
   bool no_reboot = false;
   std::vector<std::string> disks, forwards, networks;
-  std::string transport = "pci";
+  std::string transport = "pci", balloon = "on", console_device = "serial";
+  std::vector<std::string> ports;
 };
 
 std::unexpected<Error> usage(std::string message) { return fail(ErrorCode::kInvalidArgument, std::move(message)); }
@@ -58,6 +60,21 @@ void add_run_options(CLI::App& run, RunOptions& options, Raw& raw) {
   run.add_option("--console", raw.console,
                  "Serial console: tty, stdio, file:PATH, none (default tty on a terminal, else stdio)")
       ->type_name("KIND");
+  run.add_option(
+         "--console-device", raw.console_device,
+         "What the console is to the guest: serial (ttyS0), virtio (hvc0, follows the terminal's size) (default "
+         "serial)")
+      ->type_name("KIND");
+  run.add_option("--port", raw.ports,
+                 "A channel from the guest, /dev/virtio-ports/NAME there, into a file; may be given several times: "
+                 "NAME=file:PATH")
+      ->type_name("NAME=file:PATH")
+      ->expected(1)
+      ->take_all();
+  run.add_option("--balloon", raw.balloon,
+                 "Memory that the guest frees goes back to this host: on, off; or a SIZE to which the guest shall "
+                 "shrink (default on)")
+      ->type_name("on|off|SIZE");
   run.add_option(
          "--disk", raw.disks,
          "Disk image, may be given several times: FILE[,format=raw|qcow2][,readonly=on][,serial=TEXT][,queues=N]")
@@ -160,6 +177,29 @@ Status set_console(RunOptions& options, const std::string& text) {
   return {};
 }
 
+Status set_balloon(RunOptions& options, const std::string& text) {
+  options.balloon = text != "off";
+  if (text == "on" || text == "off") return {};
+  options.balloon_size_bytes = RHEA_TRY(size("--balloon", text));
+  if (options.balloon_size_bytes == 0 || options.balloon_size_bytes > options.memory_bytes)
+    return usage(fmt::format("--balloon {}: the guest has {}", text, base::format_size(options.memory_bytes)));
+  return {};
+}
+
+Status set_console_device(RunOptions& options, const Raw& raw) {
+  if (raw.console_device != "serial" && raw.console_device != "virtio")
+    return unknown_choice("console device", raw.console_device, kConsoleDevices);
+  options.virtio_console = raw.console_device == "virtio";
+  for (const std::string& text : raw.ports) {
+    const size_t at = text.find("=file:");
+    if (at == 0 || at == std::string::npos || at + 6 == text.size())
+      return usage(fmt::format("--port takes NAME=file:PATH, not '{}'", text));
+    options.ports.push_back({.name = text.substr(0, at), .path = text.substr(at + 6)});
+  }
+  if (options.ports.size() > 30) return usage("--port may be given 30 times");
+  return {};
+}
+
 Status set_transport(RunOptions& options, const std::string& text) {
   using machine::VirtioTransport;
   if (text == "mmio") {
@@ -216,6 +256,8 @@ Status check_run_options(RunOptions& options, const Raw& raw) {
   for (const std::string& forward : raw.forwards) options.forwards.push_back(RHEA_TRY(net::parse_forward(forward)));
   RHEA_TRY(set_networks(options, raw));
   RHEA_TRY(set_transport(options, raw.transport));
+  RHEA_TRY(set_console_device(options, raw));
+  RHEA_TRY(set_balloon(options, raw.balloon));
   RHEA_TRY(set_sandbox(options, raw.sandbox));
   if (std::ranges::find(kEngines, options.engine) == kEngines.end())
     return unknown_choice("engine", options.engine, kEngines);
@@ -232,6 +274,8 @@ Status check_run_options(RunOptions& options, const Raw& raw) {
   }
   if (options.clock == ClockKind::kInstructions && (!options.disks.empty() || !options.what.empty()))
     return usage("disks take the time they take: --disk does not go with a deterministic clock");
+  if (options.clock == ClockKind::kInstructions && (options.virtio_console || !options.ports.empty()))
+    return usage("the virtio console has a thread of its own: it does not go with a deterministic clock");
   if (options.clock == ClockKind::kInstructions && options.cpu_count > 1)
     return usage(fmt::format("{} runs one processor: its instructions are the time; leave --cpus away",
                              options.dbt_verify ? "--dbt-verify" : "--clock=instructions"));

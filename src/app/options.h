@@ -36,7 +36,14 @@ struct RunOptions {
   std::vector<machine::NetworkOptions> networks;
   std::vector<net::Forward> forwards;  // to the first user network
   std::string capture;
+  bool balloon = true;
+  uint64_t balloon_size_bytes = 0;  // to which the guest shall shrink; 0: not at all
   ConsoleKind console = ConsoleKind::kStdio;
+  bool virtio_console = false;  // the console is the virtio device's, not the first serial port's
+  struct Port {
+    std::string name, path;
+  };
+  std::vector<Port> ports;  // of the virtio console, beside the terminal
   std::string console_path;
   bool reboot = true;
   bool sandbox = true;

@@ -145,6 +145,28 @@ TEST(Options, VerifyTakesAnInterval) {
   EXPECT_EQ(result->run->dbt_verify, 1000u);
 }
 
+TEST(Options, BalloonsHaveSizes) {
+  EXPECT_TRUE(parse({"run", "--kernel=k"})->run->balloon);
+  EXPECT_FALSE(parse({"run", "--kernel=k", "--balloon=off"})->run->balloon);
+  EXPECT_EQ(parse({"run", "--kernel=k", "--balloon=128M"})->run->balloon_size_bytes, 128u << 20);
+  EXPECT_THAT(error_of({"run", "--kernel", "k", "--balloon", "1G"}), HasSubstr("the guest has 512 MiB"));
+  EXPECT_THAT(error_of({"run", "--kernel", "k", "--balloon", "red"}), HasSubstr("--balloon takes a size"));
+}
+
+TEST(Options, TheConsoleMayBeVirtio) {
+  EXPECT_FALSE(parse({"run", "--kernel=k"})->run->virtio_console);
+  const auto result = parse({"run", "--kernel=k", "--console-device=virtio", "--port", "a.b=file:/tmp/x=y"});
+  ASSERT_TRUE(result) << result.error().to_string();
+  EXPECT_TRUE(result->run->virtio_console);
+  ASSERT_EQ(result->run->ports.size(), 1u);
+  EXPECT_EQ(result->run->ports[0].name, "a.b");
+  EXPECT_EQ(result->run->ports[0].path, "/tmp/x=y");
+  EXPECT_THAT(error_of({"run", "--kernel", "k", "--port", "file:/x"}), HasSubstr("NAME=file:PATH"));
+  EXPECT_THAT(error_of({"run", "--kernel", "k", "--console-device", "vga"}), HasSubstr("serial, virtio"));
+  EXPECT_THAT(error_of({"run", "--kernel", "k", "--console-device", "virtio", "--clock", "instructions"}),
+              HasSubstr("deterministic"));
+}
+
 TEST(Options, TransportsHaveNames) {
   using machine::VirtioTransport;
   EXPECT_EQ(parse({"run", "--kernel=k"})->run->transport, VirtioTransport::kPci);

@@ -5,12 +5,14 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <sys/sysinfo.h>
 #include <unistd.h>
 
 #include <cstdlib>
 #include <memory>
 #include <span>
+#include <vector>
 
 #include "app/console.h"
 #include "app/debugger.h"
@@ -66,6 +68,8 @@ class Session {
  private:
   Status open_console();
   Status open_debugcon();
+  Status open_ports();
+  void follow_terminal_size();
   Status create_clock();
   Status create_machine();
   Status confine();
@@ -82,6 +86,8 @@ class Session {
   std::unique_ptr<base::SignalWatch> signals_;
   std::unique_ptr<Console> console_;
   std::unique_ptr<Console> debugcon_;
+  std::vector<base::UniqueFd> port_files_;
+  std::vector<std::unique_ptr<Console>> ports_;
   std::unique_ptr<io::Clock> clock_;
   std::unique_ptr<sandbox::Sandbox> sandbox_;
   std::unique_ptr<Machine> machine_;
@@ -122,6 +128,20 @@ Status Session::open_debugcon() {
   return {};
 }
 
+Status Session::open_ports() {
+  for (const RunOptions::Port& port : options_.ports) {
+    port_files_.push_back(RHEA_TRY(base::open_file(port.path, O_WRONLY | O_CREAT | O_TRUNC, 0644)));
+    ports_.push_back(RHEA_TRY(Console::create(*loop_, {.output_fd = port_files_.back().get()})));
+  }
+  return {};
+}
+
+void Session::follow_terminal_size() {
+  winsize size{};
+  if (terminal_ && ioctl(STDIN_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col && size.ws_row)
+    machine_->set_console_size(size.ws_col, size.ws_row);
+}
+
 Status Session::create_clock() {
   if (options_.clock == ClockKind::kInstructions) {
     clock_ = std::make_unique<io::InstructionClock>();
@@ -142,7 +162,14 @@ Status Session::create_machine() {
 
   Machine::Options machine_options = machine_options_of(options_);
   machine_options.start_paused = options_.gdb_wait;
-  machine_options.board.serial[0] = console_.get();
+  if (options_.virtio_console || !ports_.empty())
+    machine_options.board.console_ports.push_back({.name = "", .backend = nullptr});
+  if (options_.virtio_console)
+    machine_options.board.console_ports.front().backend = console_.get();
+  else
+    machine_options.board.serial[0] = console_.get();
+  for (size_t i = 0; i < ports_.size(); ++i)
+    machine_options.board.console_ports.push_back({.name = options_.ports[i].name, .backend = ports_[i].get()});
   for (machine::NetworkOptions& network : machine_options.board.networks) {
     if (network.kind != machine::NetworkOptions::Kind::kUser) {
       tap_ = true;
@@ -201,15 +228,17 @@ void Session::remove_temporary_files() {
 void Session::end_machine() {
   if (console_) console_->stop_waiting();
   if (debugcon_) debugcon_->stop_waiting();
+  for (const auto& port : ports_) port->stop_waiting();
   if (machine_) machine_->request_stop();
 }
 
 // SIGTERM and SIGINT ask the guest to power off; the second one ends it, and so does the first where the guest has
 // no ear for it. A hang-up ends it at once.
 void Session::on_signal(int signo) {
+  if (signo == SIGWINCH) return follow_terminal_size();
   if (signo == SIGCONT) {
     if (terminal_) terminal_->enter_raw();
-    return;
+    return follow_terminal_size();
   }
   if (signo != SIGHUP && !std::exchange(power_button_pressed_, true)) {
     if (machine_->press_power_button()) return;
@@ -227,10 +256,12 @@ Result<MachineExit> Session::run() {
   RHEA_TRY(create_clock());
   RHEA_TRY(open_debugcon());
   RHEA_TRY(open_console());
+  RHEA_TRY(open_ports());
   // Before there are other threads: they inherit the mask.
-  signals_ = RHEA_TRY(
-      base::SignalWatch::create(*loop_, {SIGTERM, SIGINT, SIGHUP, SIGCONT}, [this](int signo) { on_signal(signo); }));
+  signals_ = RHEA_TRY(base::SignalWatch::create(*loop_, {SIGTERM, SIGINT, SIGHUP, SIGCONT, SIGWINCH},
+                                                [this](int signo) { on_signal(signo); }));
   RHEA_TRY(create_machine());
+  follow_terminal_size();
   for (const std::string& path : options_.temporary_files)
     unlink(path.c_str());  // open; confined, it could not be done
   if (!options_.gdb.empty()) {

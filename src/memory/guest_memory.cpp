@@ -171,6 +171,23 @@ bool GuestMemory::covers(GuestPhysAddr start, uint64_t length_bytes) const {
   return true;
 }
 
+uint64_t GuestMemory::discard(GuestPhysAddr start, uint64_t length_bytes) {
+  const uint64_t end = base::checked_add(start.value, length_bytes).value_or(~uint64_t{0});
+  const uint64_t first = base::checked_align_up(start.value, kPageSize).value_or(end);
+  uint64_t discarded = 0;
+  for (const RamRegion& region : regions_) {
+    const uint64_t from = std::max(first, region.start.value);
+    const uint64_t to = std::min(base::align_down(end, kPageSize), region.start.value + region.size_bytes);
+    if (from >= to) continue;
+    std::byte* const host = region.host + (from - region.start.value);
+    // The advice that takes shared memory away. A kernel that refuses leaves the pages as they are.
+    if (::madvise(host, to - from, MADV_REMOVE) != 0) continue;
+    mark_written({from}, to - from);
+    discarded += to - from;
+  }
+  return discarded;
+}
+
 void GuestMemory::mark_written(GuestPhysAddr start, uint64_t length_bytes) {
   if (length_bytes == 0) return;
   std::atomic_thread_fence(std::memory_order_seq_cst);  // see the head of this file

@@ -72,6 +72,11 @@ class GuestMemory {
   bool read(GuestPhysAddr start, std::span<std::byte> out) const;
   bool write(GuestPhysAddr start, std::span<const std::byte> data);
 
+  // Gives the whole pages within [start, start+length) back to the host, as far as they are RAM: they read as zeros
+  // from now on, and take memory again once they are written. Announced like any write. Any thread. Returns how many
+  // bytes those pages have.
+  uint64_t discard(GuestPhysAddr start, uint64_t length_bytes);
+
   // Announces that [start, start+length) was or is about to be made visible as written. Any thread.
   void mark_written(GuestPhysAddr start, uint64_t length_bytes);
 

@@ -100,6 +100,7 @@ constexpr Rule kDeviceRules[] = {
     allow(SYS_close, "descriptors at the end of their life"),
     // The terminal: raw mode again after SIGCONT, the old mode at the end.
     allow(SYS_ioctl, "tcgetattr()", equals(1, TCGETS)),
+    allow(SYS_ioctl, "the terminal's size, for the virtio console", equals(1, TIOCGWINSZ)),
     allow(SYS_ioctl, "tcsetattr()", equals(1, TCSETS)),
     allow(SYS_ioctl, "tcsetattr()", equals(1, TCSETSW)),
     allow(SYS_ioctl, "tcsetattr()", equals(1, TCSETSF)),

@@ -6,14 +6,20 @@
 Each case is a VM with busybox, the kernel's modules and a script. A line "@@name:value" of the script is looked at here.
 The last line is "N passed, N failed, N skipped"."""
 import argparse
+import fcntl
 import hashlib
 import os
 import pathlib
+import pty
 import random
 import re
+import select
+import signal
+import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "lib"))
@@ -36,7 +42,7 @@ class Bench:
             return False
         return True
 
-    def command(self, name, script, options, cpus, memory):
+    def command(self, name, script, options, cpus, memory, console="stdio"):
         folder = self.scratch / name
         (folder / "test").mkdir(parents=True)
         program = folder / "test/run.sh"
@@ -44,7 +50,7 @@ class Bench:
         program.chmod(0o755)
         overlay = self.scratch / f"{name}.cpio"
         subprocess.run([str(ROOT / "tools/guest/make_cpio.sh"), str(folder), str(overlay)], check=True)
-        command = [self.rhea, "run", "--kernel", self.kernel, "--memory", memory, "--cpus", str(cpus), "--console", "stdio", "--no-reboot"]
+        command = [self.rhea, "run", "--kernel", self.kernel, "--memory", memory, "--cpus", str(cpus), "--console", console, "--no-reboot"]
         for part in (self.initrd, self.modules, overlay):
             command += ["--initrd", str(part)]
         return [*command, "--append", "console=ttyS0 quiet rhea.run=/test/run.sh", *options]
@@ -103,14 +109,154 @@ echo @@random:$(head -c 64 /dev/hwrng | wc -c)
 """ + NETWORK + """
 grep -E 'virtio' /proc/interrupts | while read line; do case "$line" in *fasteoi*) echo @@line:fasteoi;; *) echo @@line:"$line";; esac; done
 """, ["--transport", "mmio", "--disk", str(disk)], cpus=2)
-    bench.expect(said, "mmio", {"pci": "0", "devices": "3", "disk": digest, "random": "64", "ping": "yes", "line": ["fasteoi"] * 3})
+    bench.expect(said, "mmio", {"pci": "0", "devices": "4", "disk": digest, "random": "64", "ping": "yes", "line": ["fasteoi"] * 3})
     if said is not None:
         written = disk.read_bytes()
         good = written[1 << 20:2 << 20] == bytes(1 << 20) and written[2 << 20:] == random.Random(1).randbytes(8 << 20)[2 << 20:]
         bench.counts.verdict("mmio: what the guest wrote is in the image", "" if good else "it is not")
 
 
-CASES = [transport]
+class Watched:
+    """A guest whose console is followed while it runs; with a terminal of its own, if wanted."""
+
+    def __init__(self, command, terminal=False):
+        self.said, self.master = "", None
+        if terminal:
+            self.master, slave = pty.openpty()
+            self.resize(100, 30)
+            self.process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=subprocess.STDOUT, start_new_session=True)
+            os.close(slave)
+            self.output = self.master
+        else:
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+            self.output = self.process.stdout.fileno()
+
+    def resize(self, columns, rows):
+        fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def wait_for(self, mark):
+        """Whether the guest says this within the limit."""
+        give_up = time.monotonic() + LIMIT
+        while mark not in self.said:
+            ready, _, _ = select.select([self.output], [], [], max(0, give_up - time.monotonic()))
+            try:
+                data = os.read(self.output, 65536) if ready else b""
+            except OSError:  # a terminal whose other side is closed
+                data = b""
+            if not data:
+                return False
+            self.said += data.decode(errors="replace").replace("\r", "")
+        return True
+
+    def shared_kib(self):
+        """Memory that the guest has of the host's."""
+        status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(re.search(r"RssShmem:\s+(\d+)", status).group(1))
+
+    def end(self):
+        try:
+            return self.process.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            return None
+        finally:
+            if self.process.poll() is None:
+                os.killpg(self.process.pid, signal.SIGKILL)
+                self.process.wait()
+            if self.master is not None:
+                os.close(self.master)
+
+
+def channel(bench):
+    """A named port of the virtio console, into a file."""
+    target = bench.scratch / "channel.txt"
+    said = bench.run("channel", """
+modprobe virtio_pci && modprobe virtio_console
+for port in /sys/class/virtio-ports/*; do echo @@name:$(cat $port/name); done
+seq 1 20000 >/dev/$(basename $(dirname $(grep -l org.example /sys/class/virtio-ports/*/name)))
+echo @@wrote:$?
+""", ["--port", f"org.example.log=file:{target}"])
+    bench.expect(said, "channel", {"name": ["", "org.example.log"], "wrote": "0"})
+    if said is not None:
+        good = target.read_text() == "".join(f"{n}\n" for n in range(1, 20001))
+        bench.counts.verdict("channel: all of it is in the file", "" if good else f"{target.stat().st_size} bytes")
+
+
+def terminal(bench):
+    """The virtio console on a terminal: its size, a new size, keys."""
+    command = bench.command("terminal", """
+modprobe virtio_pci && modprobe virtio_console
+until stty raw -echo </dev/hvc0 2>/dev/null; do sleep 0.1; done
+exec </dev/hvc0 >/dev/hvc0 2>&1
+size() { for i in 1 2 3 4 5 6 7 8 9 10; do [ "$(stty size)" = "$1" ] && break; sleep 0.5; done; echo "@@$2:$(stty size)"; }
+size "30 100" first
+size "50 132" second
+echo @@type
+read -r line
+echo "@@typed:$line"
+sleep 1
+""", ["--console-device", "virtio"], 1, "256M", "tty")
+    guest = Watched(command, terminal=True)
+    first = guest.wait_for("@@first:")
+    guest.resize(132, 50)
+    guest.process.send_signal(signal.SIGWINCH)  # which the kernel sends where it is the controlling terminal
+    typed = guest.wait_for("@@type\n")
+    os.write(guest.master, b"some words\n")
+    done = guest.wait_for("@@typed:")
+    status = guest.end()
+    problem = "" if first and typed and done and status == 0 else f"status {status}: {guest.said[-500:]!r}"
+    bench.counts.verdict("terminal: the guest ran to its end", problem)
+    for mark in ("@@first:30 100", "@@second:50 132", "@@typed:some words"):
+        bench.counts.verdict(f"terminal: {mark}", "" if mark in guest.said else f"not among {guest.said[-300:]!r}")
+
+
+def balloon(bench):
+    """Memory that the guest frees leaves the host's process; a balloon makes the guest smaller."""
+    guest = Watched(bench.command("balloon", """
+mount -o remount,size=90% /dev/shm
+modprobe virtio_pci && modprobe virtio_balloon
+echo @@start
+dd if=/dev/urandom of=/dev/shm/big bs=1M count=250 2>/dev/null
+echo @@full
+sleep 1
+rm /dev/shm/big
+echo @@freed
+sleep 12
+dd if=/dev/urandom of=/dev/shm/again bs=1M count=100 2>/dev/null && sha256sum /dev/shm/again | cut -c1-64 >/tmp/a && sha256sum /dev/shm/again | cut -c1-64 | cmp - /tmp/a && echo @@same
+""", (), 1, "512M"))
+    guest.wait_for("@@start")
+    before = guest.shared_kib()
+    guest.wait_for("@@full")
+    full = guest.shared_kib()
+    guest.wait_for("@@freed")
+    least, give_up = full, time.monotonic() + 60
+    while least > full - (200 << 10) and time.monotonic() < give_up and guest.process.poll() is None:
+        time.sleep(0.2)
+        try:
+            least = min(least, guest.shared_kib())
+        except (OSError, AttributeError):
+            break
+    done = guest.wait_for("@@done")
+    status = guest.end()
+    bench.counts.verdict("balloon: the guest ran to its end", "" if done and status == 0 else f"status {status}: {guest.said[-500:]!r}")
+    bench.counts.verdict("balloon: what was taken shows", "" if full - before > (200 << 10) else f"{before} to {full} KiB")
+    bench.counts.verdict("balloon: what was freed is the host's again", "" if least < full - (200 << 10) else f"{full} to {least} KiB",
+                         f" ({before >> 10} MiB, {full >> 10} MiB full, {least >> 10} MiB after)")
+    bench.counts.verdict("balloon: memory taken again is whole", "" if "@@same" in guest.said else f"it said {guest.said[-300:]!r}")
+    said = bench.run("balloon-size", """
+free() { grep MemFree /proc/meminfo | tr -s ' ' | cut -d' ' -f2; }
+before=$(free)
+modprobe virtio_pci && modprobe virtio_balloon
+i=0
+while [ $i -lt 60 ]; do
+  [ $((before - $(free))) -ge 250000 ] && break
+  sleep 0.5; i=$((i + 1))
+done
+echo @@gone:$((before - $(free)))
+""", ["--balloon", "256M"], memory="512M")
+    bench.expect(said, "balloon-size", {"gone": lambda kib: 250000 <= int(kib) < 280000})
+
+
+CASES = [transport, channel, terminal, balloon]
 
 
 def main():

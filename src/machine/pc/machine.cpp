@@ -10,6 +10,8 @@
 #include <fmt/format.h>
 
 #include "base/check.h"
+#include "devices/virtio/balloon/balloon.h"
+#include "devices/virtio/console/console.h"
 #include "machine/boot/boot_cpu.h"
 #include "machine/boot/boot_files.h"
 #include "machine/boot/loader.h"
@@ -121,6 +123,8 @@ Status Machine::create_devices() {
   RHEA_TRY(create_virtio_devices(board, *memory_, io_threads_, devices_));
   power_management_ = board.power_management;
   virtio_mmio_ = board.virtio_mmio;
+  balloon_ = board.balloon;
+  console_ = board.console;
   return {};
 }
 
@@ -221,6 +225,10 @@ void Machine::on_each_io_thread(const std::function<void()>& function) {
 bool Machine::press_power_button() {
   power_management_->press_power_button();
   return power_management_->acpi_enabled();
+}
+
+void Machine::set_console_size(uint16_t columns, uint16_t rows) {
+  if (console_) console_->set_size(columns, rows);
 }
 
 void Machine::request_stop() { request(Action::kStop); }
@@ -405,6 +413,9 @@ std::string Machine::statistics() const {
     if (threads_.size() > 1) text += fmt::format("vCPU {}:\n", i);
     text += threads_[i]->vcpu().statistics();
   }
+  if (balloon_)
+    text += fmt::format("balloon: {} KiB given back to the host, {} KiB kept from the guest\n",
+                        balloon_->returned_bytes() >> 10, balloon_->actual_bytes() >> 10);
   return text;
 }
 

@@ -95,6 +95,8 @@ class Machine {
   // Any thread. False if the guest has not enabled ACPI: then nothing in it listens.
   bool press_power_button();
   void request_stop();
+  // The terminal behind the virtio console has another size, in characters. Without such a console nothing happens.
+  void set_console_size(uint16_t columns, uint16_t rows);
 
   // Every device, processor and clock; RAM is not included. Only while paused or before run().
   void save_state(state::StateWriter& writer);
@@ -177,6 +179,8 @@ class Machine {
   std::vector<NamedDevice> devices_;
   devices::AcpiPm* power_management_ = nullptr;
   std::vector<VirtioMmioSlot> virtio_mmio_;
+  devices::virtio::Balloon* balloon_ = nullptr;
+  devices::virtio::Console* console_ = nullptr;
   std::vector<std::unique_ptr<cpu::Lapic>> lapics_;
   std::unique_ptr<cpu::Engine> engine_;
   base::UniqueFd kernel_file_;

@@ -38,7 +38,10 @@ struct BoardOptions {
   bool debug_exit = false;
   std::function<void(std::span<const std::byte>)> debugcon;  // empty: no such device
   std::vector<DiskOptions> disks;
-  bool entropy = false;  // a virtio entropy device
+  bool entropy = false;                           // a virtio entropy device
+  bool balloon = false;                           // a virtio balloon: memory that the guest frees goes back to the host
+  uint64_t balloon_bytes = 0;                     // what the guest is to give away at once
+  std::vector<ConsolePortOptions> console_ports;  // of a virtio console; empty: none
   std::vector<NetworkOptions> networks;
   VirtioTransport transport = VirtioTransport::kPci;
   std::string capture;  // file for all frames of the network cards, in pcap format; empty: none
@@ -65,6 +68,8 @@ struct Board {
   io::IoHandler* reset_register = nullptr;
   devices::AcpiPm* power_management = nullptr;
   std::vector<VirtioMmioSlot> virtio_mmio = {};
+  devices::virtio::Balloon* balloon = nullptr;
+  devices::virtio::Console* console = nullptr;
   devices::Pit* pit = nullptr;  // PIT and RTC hand their interrupt lines to the HPET where it asks for them
   devices::Rtc* rtc = nullptr;
 };

@@ -6,7 +6,9 @@
 #include <fmt/format.h>
 
 #include "devices/pci/lpc_bridge/lpc_bridge.h"
+#include "devices/virtio/balloon/balloon.h"
 #include "devices/virtio/blk/blk.h"
+#include "devices/virtio/console/console.h"
 #include "devices/virtio/mmio_transport.h"
 #include "devices/virtio/net/net.h"
 #include "devices/virtio/pci_transport.h"
@@ -162,10 +164,27 @@ Status create_virtio_devices(Board& board, memory::GuestMemory& memory,
                                               {.memory = memory, .thread = *thread, .network = std::move(network)}));
     RHEA_TRY(plug(name, std::move(card)));
   }
+  if (!board.options.console_ports.empty()) {
+    base::IoThread* const thread = RHEA_TRY(new_thread("rhea-console0"));
+    devices::virtio::Console::Options options{.name = "console0", .ports = {}};
+    for (const ConsolePortOptions& port : board.options.console_ports)
+      options.ports.push_back({.name = port.name, .backend = port.backend});
+    auto console =
+        RHEA_TRY(devices::virtio::Console::create(std::move(options), {.memory = memory, .thread = *thread}));
+    board.console = console.get();
+    RHEA_TRY(plug("console0", std::move(console)));
+  }
+  if (!board.options.entropy && !board.options.balloon) return {};
+  base::IoThread* const thread = RHEA_TRY(new_thread("rhea-io"));  // what is seldom asked
   if (board.options.entropy) {
-    base::IoThread* const thread = RHEA_TRY(new_thread("rhea-io"));
     auto rng = RHEA_TRY(devices::virtio::Rng::create("rng0", {.memory = memory, .thread = *thread}));
     RHEA_TRY(plug("rng0", std::move(rng)));
+  }
+  if (board.options.balloon) {
+    auto balloon = RHEA_TRY(devices::virtio::Balloon::create("balloon0", {.memory = memory, .thread = *thread}));
+    balloon->set_target(board.options.balloon_bytes);
+    board.balloon = balloon.get();
+    RHEA_TRY(plug("balloon0", std::move(balloon)));
   }
   return {};
 }

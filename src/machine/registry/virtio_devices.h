@@ -12,10 +12,16 @@
 
 #include "base/error.h"
 #include "base/io_thread.h"
+#include "devices/serial/char_backend.h"
 #include "io/device.h"
 #include "io/device_spec.h"
 #include "machine/registry/networks.h"
 #include "memory/guest_memory.h"
+
+namespace rhea::devices::virtio {
+class Balloon;
+class Console;
+}  // namespace rhea::devices::virtio
 
 namespace rhea::machine {
 
@@ -37,6 +43,12 @@ struct DiskOptions {
 Result<DiskOptions> parse_disk(std::string_view text);
 const io::DeviceSpec& disk_spec();
 
+// A port of the virtio console: the first is the terminal, the others are channels with names.
+struct ConsolePortOptions {
+  std::string name;
+  devices::CharBackend* backend = nullptr;  // outlives the machine
+};
+
 // A device as the machine keeps it.
 struct NamedDevice {
   std::string name;  // of the instance: its section in saved state
@@ -44,8 +56,8 @@ struct NamedDevice {
   std::unique_ptr<io::Device> device;
 };
 
-// Makes the disks, network cards and the entropy device that the board's options ask for. `threads` takes the threads
-// they work on, and outlives the devices.
+// Makes the disks, network cards, entropy device, balloon and console that the board's options ask for. `threads` takes
+// the threads they work on, and outlives the devices.
 Status create_virtio_devices(Board& board, memory::GuestMemory& memory,
                              std::vector<std::unique_ptr<base::IoThread>>& threads, std::vector<NamedDevice>& devices);
 
