@@ -16,6 +16,7 @@
 namespace rhea::block {
 
 class AsyncFile;
+class WriteLog;
 
 enum class Operation : uint8_t { kRead, kWrite, kFlush, kDiscard, kWriteZeroes };
 
@@ -51,8 +52,10 @@ struct OpenOptions {
   bool backing_anywhere = false;  // a backing file may lie outside the image's folder
   std::string trusted_backing;    // this one may (its canonical path); what it names in turn may not
   bool allow_io_uring = true;     // otherwise, or without it, a pool of threads
-  // Tests: what stands between the disk and the files that it reads and writes asynchronously.
+  // Tests: what stands between the disk and the files that it reads and writes asynchronously, and who sees the writes
+  // of the topmost image's tables.
   std::function<std::unique_ptr<AsyncFile>(std::unique_ptr<AsyncFile>)> wrap_file = {};
+  WriteLog* table_log = nullptr;
 };
 
 // Opens the image at `path` for `loop`, and locks it against other users, in a way that QEMU's own locks respect.

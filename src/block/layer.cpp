@@ -32,9 +32,18 @@ class RawLayer final : public Layer {
 
 }  // namespace
 
-int FileSync::sync() {
-  if (!error_ && fdatasync(fd_) != 0) error_ = errno;
-  return error_;
+int ImageFile::read(uint64_t offset, std::span<std::byte> out) const { return read_fully(fd_, offset, out); }
+
+int ImageFile::write(uint64_t offset, std::span<const std::byte> data) {
+  const int error = write_fully(fd_, offset, data);
+  if (!error && log_) log_->on_write(offset, data);
+  return error;
+}
+
+int ImageFile::sync() {
+  if (!sync_error_ && fdatasync(fd_) != 0) sync_error_ = errno;
+  if (!sync_error_ && log_) log_->on_sync();
+  return sync_error_;
 }
 
 std::unique_ptr<Layer> make_raw_layer(base::UniqueFd fd, uint64_t size_bytes) {

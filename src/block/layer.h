@@ -56,16 +56,28 @@ Result<uint64_t> size_of_image_file(int fd, const std::string& path);
 // `offset` where the file system does not tell.
 uint64_t next_data_in_file(int fd, uint64_t offset, uint64_t end);
 
-// fdatasync() that remembers: what could not be written counts as clean to the kernel afterwards, so that a second call
-// would succeed over lost data. After a failure all calls fail, until the file is opened anew.
-class FileSync {
+// Sees what an image's tables are written with, and when that was made to last. For tests.
+class WriteLog {
  public:
-  explicit FileSync(int fd) : fd_(fd) {}
-  int sync();  // 0 or an errno value
+  virtual ~WriteLog() = default;
+  virtual void on_write(uint64_t offset, std::span<const std::byte> data) = 0;
+  virtual void on_sync() = 0;
+};
+
+// An image's own file, for its tables: blocking calls that return 0 or an errno value.
+class ImageFile {
+ public:
+  explicit ImageFile(int fd, WriteLog* log = nullptr) : fd_(fd), log_(log) {}  // `fd` and `log` outlive it
+  int read(uint64_t offset, std::span<std::byte> out) const;  // what lies beyond the file's end reads as zeros
+  int write(uint64_t offset, std::span<const std::byte> data);
+  // All that was written lasts. Failures are remembered: what could not be written counts as clean to the kernel
+  // afterwards, so that a second call would succeed over lost data. After one, all fail, until the file is opened anew.
+  int sync();
 
  private:
   int fd_;
-  int error_ = 0;
+  WriteLog* log_;
+  int sync_error_ = 0;
 };
 
 // pread and pwrite of everything: 0 or an errno value. What lies beyond the file's end reads as zeros.

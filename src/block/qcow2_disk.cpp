@@ -260,7 +260,8 @@ class ChainOpener {
     if (!header) return fail(header.error().context(path));
     std::unique_ptr<Layer> backing;
     if (!header->backing_file.empty()) backing = RHEA_TRY(open_backing(*header, path));
-    auto image = Qcow2Image::open(std::move(fd), *header, std::move(backing), writable);
+    auto image =
+        Qcow2Image::open(std::move(fd), *header, std::move(backing), writable, writable ? options_.table_log : nullptr);
     if (!image) return fail(image.error().context(path));
     RHEA_TRY(attach(**image));
     return std::move(*image);

@@ -49,43 +49,43 @@ bool decompress_zstd(std::span<const std::byte> in, std::span<std::byte> out) {
 }  // namespace
 
 Qcow2Image::Qcow2Image(base::UniqueFd fd, const Header& header, std::unique_ptr<Layer> backing, bool writable,
-                       std::unique_ptr<FileSync> sync, Refcounts refcounts)
+                       std::unique_ptr<ImageFile> file, Refcounts refcounts)
     : fd_(std::move(fd)),
       header_(header),
       backing_(std::move(backing)),
       writable_(writable),
-      sync_(std::move(sync)),
+      tables_file_(std::move(file)),
       refcounts_(std::move(refcounts)) {}
 
 Result<std::unique_ptr<Qcow2Image>> Qcow2Image::open(base::UniqueFd fd, const Header& header,
-                                                     std::unique_ptr<Layer> backing, bool writable) {
+                                                     std::unique_ptr<Layer> backing, bool writable, WriteLog* log) {
   if (writable && (header.incompatible & kCorrupt))
     return fail(ErrorCode::kCorrupt, "qcow2: the image is marked corrupt; open it readonly=on and save what is in it");
   if (writable && (header.incompatible & kDirty))
     return fail(
         ErrorCode::kCorrupt,
         "qcow2: the image was not closed and its reference counts are stale; repair it with qemu-img check -r leaks");
-  auto sync = std::make_unique<FileSync>(fd.get());
-  auto refcounts = RHEA_TRY(Refcounts::load(fd.get(), *sync, header));
+  auto file = std::make_unique<ImageFile>(fd.get(), log);
+  auto refcounts = RHEA_TRY(Refcounts::load(*file, header));
   std::unique_ptr<Qcow2Image> image(
-      new Qcow2Image(std::move(fd), header, std::move(backing), writable, std::move(sync), std::move(refcounts)));
+      new Qcow2Image(std::move(fd), header, std::move(backing), writable, std::move(file), std::move(refcounts)));
   RHEA_TRY(image->load_l1());
   if (writable && header.version == 3 && header.autoclear != 0) {
     // What these features keep, such as dirty bitmaps, does not follow our writes.
     std::byte zero[8] = {};
-    if (const int error = write_fully(image->fd(), kAutoclearField, zero))
+    if (const int error = image->tables_file_->write(kAutoclearField, zero))
       return fail(Error::from_errno(error, "writing the image's header"));
   }
   return image;
 }
 
 Qcow2Image::~Qcow2Image() {
-  if (writable_ && flush() == 0 && refcounts_.release_reserved() == 0) sync_->sync();
+  if (writable_ && flush() == 0 && refcounts_.release_reserved() == 0) tables_file_->sync();
 }
 
 Status Qcow2Image::load_l1() {
   std::vector<std::byte> raw(size_t{header_.l1_entries} * 8);
-  if (const int error = read_fully(fd_.get(), header_.l1_offset, raw))
+  if (const int error = tables_file_->read(header_.l1_offset, raw))
     return fail(Error::from_errno(error, "reading the first-level table"));
   for (size_t at = 0; at < raw.size(); at += 8) l1_.push_back(base::load_be<uint64_t>(&raw[at]));
   return {};
@@ -111,7 +111,7 @@ int Qcow2Image::load_table(uint64_t index, Table*& table) {
   const uint64_t place = l1_[index] & kOffsetMask;
   if (place % cluster_bytes() != 0) return EIO;
   std::vector<std::byte> raw(cluster_bytes());
-  if (const int error = read_fully(fd_.get(), place, raw)) return error;
+  if (const int error = tables_file_->read(place, raw)) return error;
   Table loaded{.entries = std::vector<uint64_t>(header_.l2_entries()), .place = place};
   for (size_t i = 0; i < loaded.entries.size(); ++i) loaded.entries[i] = base::load_be<uint64_t>(&raw[8 * i]);
   table = &tables_.emplace(index, std::move(loaded)).first->second;
@@ -186,7 +186,7 @@ int Qcow2Image::read_compressed(const Extent& extent, std::span<std::byte> out) 
   const uint64_t place = extent.entry & ((uint64_t{1} << offset_bits) - 1);
   const uint64_t sectors = ((extent.entry & ~(kCopied | kCompressed)) >> offset_bits) + 1;
   std::vector<std::byte> packed(sectors * 512 - place % 512), cluster(cluster_bytes());
-  if (const int error = read_fully(fd_.get(), place, packed)) return error;
+  if (const int error = tables_file_->read(place, packed)) return error;
   if (!(header_.zstd ? decompress_zstd(packed, cluster) : inflate_raw(packed, cluster))) return EIO;
   const uint64_t within = extent.offset & (cluster_bytes() - 1);
   std::copy_n(cluster.begin() + static_cast<ptrdiff_t>(within), out.size(), out.begin());
@@ -262,28 +262,28 @@ int Qcow2Image::make_zero(uint64_t offset, bool may_unmap, bool& done) {
 int Qcow2Image::write_table(Table& table) {
   std::vector<std::byte> raw(cluster_bytes());
   for (size_t i = 0; i < table.entries.size(); ++i) base::store_be(&raw[8 * i], table.entries[i]);
-  return write_fully(fd_.get(), table.place, raw);
+  return tables_file_->write(table.place, raw);
 }
 
 int Qcow2Image::write_l1() {
   for (const auto& [index, dirty] : l1_dirty_) {
     std::byte raw[8];
     base::store_be(raw, l1_[index]);
-    if (const int error = write_fully(fd_.get(), header_.l1_offset + 8 * index, raw)) return error;
+    if (const int error = tables_file_->write(header_.l1_offset + 8 * index, raw)) return error;
   }
   return 0;
 }
 
 int Qcow2Image::flush() {
-  if (const int error = sync_->sync()) return error;
+  if (const int error = tables_file_->sync()) return error;
   if (dirty_tables_ != 0) {
     for (auto& [index, table] : tables_)
       if (table.dirty)
         if (const int error = write_table(table)) return error;
-    if (const int error = sync_->sync()) return error;
+    if (const int error = tables_file_->sync()) return error;
   }
   if (!l1_dirty_.empty()) {
-    if (int error = write_l1(); error || (error = sync_->sync())) return error;
+    if (int error = write_l1(); error || (error = tables_file_->sync())) return error;
     l1_dirty_.clear();
   }
   for (auto& [index, table] : tables_) table.dirty = false;

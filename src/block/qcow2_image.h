@@ -25,7 +25,8 @@ class Qcow2Image final : public Layer {
  public:
   // Takes the open file and what its backing file opened as (nullptr: none).
   static Result<std::unique_ptr<Qcow2Image>> open(base::UniqueFd fd, const qcow2::Header& header,
-                                                  std::unique_ptr<Layer> backing, bool writable);
+                                                  std::unique_ptr<Layer> backing, bool writable,
+                                                  WriteLog* log = nullptr);
   ~Qcow2Image() override;  // flushes
 
   uint64_t size_bytes() const override { return header_.disk_bytes; }
@@ -61,7 +62,7 @@ class Qcow2Image final : public Layer {
     uint64_t used = 0;  // when, for eviction
   };
   Qcow2Image(base::UniqueFd fd, const qcow2::Header& header, std::unique_ptr<Layer> backing, bool writable,
-             std::unique_ptr<FileSync> sync, qcow2::Refcounts refcounts);
+             std::unique_ptr<ImageFile> file, qcow2::Refcounts refcounts);
   Status load_l1();
   int table_of(uint64_t offset, bool for_writing, Table*& table);
   int own_table(uint64_t index, Table& table);
@@ -79,7 +80,7 @@ class Qcow2Image final : public Layer {
   qcow2::Header header_;
   std::unique_ptr<Layer> backing_;
   const bool writable_;
-  std::unique_ptr<FileSync> sync_;
+  std::unique_ptr<ImageFile> tables_file_;
   qcow2::Refcounts refcounts_;
   std::vector<uint64_t> l1_;
   std::map<uint64_t, bool> l1_dirty_;  // by index

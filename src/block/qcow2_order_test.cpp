@@ -174,10 +174,10 @@ TEST_F(OrderTest, AFlushThatFailedFailsForGood) {
   EXPECT_EQ(control_.syncs, 1u);
 }
 
-TEST_F(OrderTest, FileSyncRemembersItsFailure) {
+TEST_F(OrderTest, AnImageFileRemembersItsFailure) {
   int pipe_fds[2];
   ASSERT_EQ(pipe(pipe_fds), 0);
-  FileSync sync(pipe_fds[1]);  // cannot be synced: EINVAL
+  ImageFile sync(pipe_fds[1]);  // cannot be synced: EINVAL
   EXPECT_EQ(sync.sync(), EINVAL);
   close(pipe_fds[0]);
   close(pipe_fds[1]);

@@ -13,19 +13,19 @@ namespace {
 constexpr unsigned kBatch = 64;
 constexpr size_t kTableOffsetField = 48, kTableClustersField = 56;
 
-int write_u64(int fd, uint64_t offset, uint64_t value) {
+int write_u64(ImageFile& file, uint64_t offset, uint64_t value) {
   std::byte bytes[8];
   base::store_be(bytes, value);
-  return write_fully(fd, offset, bytes);
+  return file.write(offset, bytes);
 }
 
 }  // namespace
 
-Result<Refcounts> Refcounts::load(int fd, FileSync& sync, const Header& header) {
-  Refcounts counts(fd, sync, header);
+Result<Refcounts> Refcounts::load(ImageFile& file, const Header& header) {
+  Refcounts counts(file, header);
   const uint64_t bytes = uint64_t{header.refcount_table_clusters} << header.cluster_bits;
   std::vector<std::byte> raw(bytes);
-  if (const int error = read_fully(fd, header.refcount_table_offset, raw))
+  if (const int error = file.read(header.refcount_table_offset, raw))
     return fail(Error::from_errno(error, "reading the table of reference counts"));
   counts.table_.resize(bytes / 8);
   for (size_t i = 0; i < counts.table_.size(); ++i) {
@@ -63,7 +63,7 @@ void Refcounts::put(Block& block, uint64_t entry, uint64_t count) const {
 int Refcounts::write_entry(const Block& block, uint64_t entry) {
   const unsigned bits = 1u << header_.refcount_order;
   const uint64_t first = entry * bits / 8, bytes = std::max(1u, bits / 8);
-  return write_fully(fd_, block.offset + first, std::span(block.bytes).subspan(first, bytes));
+  return file_->write(block.offset + first, std::span(block.bytes).subspan(first, bytes));
 }
 
 int Refcounts::block_of(uint64_t cluster, bool make, Block*& block) {
@@ -75,7 +75,7 @@ int Refcounts::block_of(uint64_t cluster, bool make, Block*& block) {
   block = nullptr;
   if (index >= table_.size() || table_[index] == 0) return make ? make_block(index, block) : 0;
   Block loaded{.offset = table_[index], .bytes = std::vector<std::byte>(header_.cluster_bytes())};
-  if (const int error = read_fully(fd_, loaded.offset, loaded.bytes)) return error;
+  if (const int error = file_->read(loaded.offset, loaded.bytes)) return error;
   block = &blocks_.emplace(index, std::move(loaded)).first->second;
   return 0;
 }
@@ -90,8 +90,8 @@ int Refcounts::make_block(uint64_t index, Block*& block) {
   Block made{.offset = index * entries_per_block() << header_.cluster_bits,
              .bytes = std::vector<std::byte>(header_.cluster_bytes())};
   put(made, 0, 1);
-  if (int error = write_fully(fd_, made.offset, made.bytes); error || (error = sync_->sync())) return error;
-  if (const int error = write_u64(fd_, header_.refcount_table_offset + 8 * index, made.offset)) return error;
+  if (int error = file_->write(made.offset, made.bytes); error || (error = file_->sync())) return error;
+  if (const int error = write_u64(*file_, header_.refcount_table_offset + 8 * index, made.offset)) return error;
   table_[index] = made.offset;
   block = &blocks_.emplace(index, std::move(made)).first->second;
   return 0;
@@ -113,15 +113,15 @@ int Refcounts::grow_table(uint64_t index) {
   const uint64_t offset = (first + 1) << header_.cluster_bits;
   std::vector<std::byte> raw(clusters << header_.cluster_bits);
   for (size_t i = 0; i < table.size(); ++i) base::store_be(&raw[8 * i], table[i]);
-  int error = write_fully(fd_, made.offset, made.bytes);
-  if (!error) error = write_fully(fd_, offset, raw);
-  if (!error) error = sync_->sync();
+  int error = file_->write(made.offset, made.bytes);
+  if (!error) error = file_->write(offset, raw);
+  if (!error) error = file_->sync();
   std::byte fields[12];
   base::store_be<uint64_t>(fields, offset);
   base::store_be<uint32_t>(fields + 8, static_cast<uint32_t>(clusters));
   static_assert(kTableClustersField == kTableOffsetField + 8);
-  if (!error) error = write_fully(fd_, kTableOffsetField, fields);  // within one sector
-  if (!error) error = sync_->sync();
+  if (!error) error = file_->write(kTableOffsetField, fields);  // within one sector
+  if (!error) error = file_->sync();
   if (error) return error;
   const uint64_t old_offset = header_.refcount_table_offset, old_clusters = header_.refcount_table_clusters;
   table_ = std::move(table);
@@ -155,7 +155,7 @@ int Refcounts::reserve() {
     if (const int error = change(cluster, 1, count)) return error;
     found.push_back(cluster);
   }
-  if (const int error = sync_->sync()) return error;
+  if (const int error = file_->sync()) return error;
   reserved_.assign(found.rbegin(), found.rend());
   return 0;
 }

@@ -19,8 +19,8 @@ namespace rhea::block::qcow2 {
 
 class Refcounts {
  public:
-  // `fd` and `sync`, which is of the same file, outlive it.
-  static Result<Refcounts> load(int fd, FileSync& sync, const Header& header);
+  // `file` outlives it.
+  static Result<Refcounts> load(ImageFile& file, const Header& header);
 
   // A free cluster, counted once on the medium: its offset in the file, or an errno value.
   int allocate(uint64_t& offset);
@@ -34,7 +34,7 @@ class Refcounts {
     uint64_t offset = 0;
     std::vector<std::byte> bytes;
   };
-  Refcounts(int fd, FileSync& sync, const Header& header) : fd_(fd), sync_(&sync), header_(header) {}
+  Refcounts(ImageFile& file, const Header& header) : file_(&file), header_(header) {}
   uint64_t entries_per_block() const { return header_.cluster_bytes() * 8 >> header_.refcount_order; }
   uint64_t get(const Block& block, uint64_t entry) const;
   void put(Block& block, uint64_t entry, uint64_t count) const;
@@ -45,8 +45,7 @@ class Refcounts {
   int reserve();
   int change(uint64_t cluster, int delta, uint64_t& count);
 
-  int fd_;
-  FileSync* sync_;
+  ImageFile* file_;
   Header header_;
   std::vector<uint64_t> table_;
   std::map<uint64_t, Block> blocks_;  // by index into the table

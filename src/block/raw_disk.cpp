@@ -43,7 +43,7 @@ class RawDisk final : public Disk {
  private:
   static constexpr int kPunch = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
 
-  // A failure is final, as FileSync has it.
+  // A failure is final, as ImageFile has it.
   void flush(Request request) {
     if (sync_error_) return request.done(sync_error_);
     file_->sync([this, done = std::move(request.done)](int error) {
