@@ -59,6 +59,7 @@ machine::Machine::Options machine_options_of(const RunOptions& options) {
   machine.kernel_path = options.kernel;
   machine.initrd_paths = options.initrds;
   machine.command_line = options.command_line;
+  machine.oem_strings = options.oem_strings;
   machine.reboot = options.reboot;
   machine.board.debug_exit = options.debug_exit;
   machine.board.disks = options.disks;

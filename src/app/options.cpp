@@ -43,6 +43,10 @@ void add_run_options(CLI::App& run, RunOptions& options, Raw& raw) {
   run.add_flag("--snapshot", options.snapshot, "Throw away what the guest writes to its disks when it ends");
   run.add_flag("--fresh", options.fresh,
                "With debian: a new disk for the machine of this name; its old one is kept once, as NAME.qcow2.old");
+  run.add_option(
+         "--mirror", options.mirror,
+         "With debian: the archive its packages come from, when it is made and in the guest (default Debian's own)")
+      ->type_name("URL");
   run.add_option("--kernel", options.kernel, "Kernel: bzImage, vmlinux (ELF), PVH or Multiboot 1")->type_name("FILE");
   run.add_option("--initrd", options.initrds, "Initial RAM disk, or Multiboot module; may be given several times")
       ->type_name("FILE")

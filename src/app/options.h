@@ -4,12 +4,14 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "app/image_command.h"
 #include "base/error.h"
+#include "base/fd.h"
 #include "machine/registry/registry.h"
 
 namespace rhea::app {
@@ -21,9 +23,11 @@ struct RunOptions {
   std::string what;       // "debian", a disk image or a kernel, as the user named it; empty: only what options say
   bool snapshot = false;  // what the guest writes to disks is thrown away
   bool fresh = false;     // with a system that Rhea makes: its disk starts anew
+  std::string mirror;     // with a system that Rhea makes: where its packages come from
   std::string kernel;
   std::vector<std::string> initrds;
   std::string command_line;
+  std::vector<std::string> oem_strings;  // SMBIOS
   uint64_t memory_bytes = uint64_t{512} << 20;
   unsigned cpu_count = 1;
   std::string cpu_model = "max";
@@ -31,7 +35,7 @@ struct RunOptions {
   std::string name;           // empty: the system's, or "rhea"
   bool memory_given = false;  // the user said how much
   std::vector<machine::DiskOptions> disks;
-  std::vector<std::string> temporary_files;  // removed once the machine has opened them
+  std::vector<std::shared_ptr<base::UniqueFd>> held_files;  // have no name any more: disks name their descriptors
   machine::VirtioTransport transport = machine::VirtioTransport::kPci;
   std::vector<machine::NetworkOptions> networks;
   std::vector<net::Forward> forwards;  // to the first user network

@@ -56,9 +56,6 @@ void confine_network_thread() {
 class Session {
  public:
   explicit Session(const RunOptions& options) : options_(options) {}
-  ~Session() {
-    if (!machine_) remove_temporary_files();  // it came to nothing
-  }
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
 
@@ -74,7 +71,6 @@ class Session {
   Status create_machine();
   Status confine();
   void confine_thread(sandbox::Sandbox::Role role, const std::string& name);
-  void remove_temporary_files();
   void on_signal(int signo);
   void end_machine();
 
@@ -220,10 +216,6 @@ void Session::confine_thread(sandbox::Sandbox::Role role, const std::string& nam
   }
 }
 
-void Session::remove_temporary_files() {
-  for (const std::string& path : options_.temporary_files) unlink(path.c_str());
-}
-
 // Event loop's thread.
 void Session::end_machine() {
   if (console_) console_->stop_waiting();
@@ -262,8 +254,6 @@ Result<MachineExit> Session::run() {
                                                 [this](int signo) { on_signal(signo); }));
   RHEA_TRY(create_machine());
   follow_terminal_size();
-  for (const std::string& path : options_.temporary_files)
-    unlink(path.c_str());  // open; confined, it could not be done
   if (!options_.gdb.empty()) {
     debugger_ = RHEA_TRY(attach_debugger(*loop_, *machine_, options_.gdb));
     log_.info("gdb server listening on {}", debugger_->address());

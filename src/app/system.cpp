@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -57,10 +58,12 @@ void say_how_to_log_in(const RunOptions& options, const provision::DebianMachine
                        std::optional<uint16_t> port) {
   std::string text = fmt::format("rhea: {} starts", options.name);
   if (options.console == ConsoleKind::kTty || options.console == ConsoleKind::kStdio) text += "; you will be root here";
-  if (port && machine.has_keys)
+  if (port && machine.keys != 0)
     text += fmt::format("; from elsewhere: ssh -p {} root@127.0.0.1", *port);
   else if (port)
     text += "; no ssh, because ~/.ssh has no public key (ssh-keygen makes one)";
+  if (machine.keys_left_out != 0)
+    text += fmt::format("; {} of your ssh keys found no room ({} did)", machine.keys_left_out, machine.keys);
   if (options.console == ConsoleKind::kTty) text += "; Ctrl-A x ends it";
   fmt::print(stderr, "{}\n", text);
 }
@@ -75,11 +78,12 @@ Status resolve_debian(RunOptions& options) {
       RHEA_TRY(provision::prepare_debian({.images = std::move(images),
                                           .name = options.name,
                                           .fresh = options.fresh,
-
                                           .terminal = isatty(STDERR_FILENO) != 0,
-                                          .keys_folder = home ? fmt::format("{}/.ssh", home) : ""}));
+                                          .keys_folder = home ? fmt::format("{}/.ssh", home) : "",
+                                          .mirror = options.mirror}));
   options.kernel = machine.kernel;
   options.initrds = {machine.initrd};
+  options.oem_strings = machine.oem_strings;
   options.command_line = machine.command_line + (options.command_line.empty() ? "" : " ") + options.command_line;
   if (!options.memory_given) options.memory_bytes = kSystemMemoryBytes;
   options.disks.insert(options.disks.begin(), {.path = machine.disk, .format = "qcow2"});
@@ -121,8 +125,11 @@ Status make_throw_away(RunOptions& options) {
         block::create_image({.path = path, .backing_file = backing, .backing_format = disk.format, .mode = 0600});
     rmdir(name.c_str());
     RHEA_TRY(made);
-    options.temporary_files.push_back(path);
-    disk.path = path;
+    // Without a name it is gone whenever this process is, whatever ends it.
+    auto file = base::open_file(path, O_RDWR);
+    unlink(path.c_str());
+    options.held_files.push_back(std::make_shared<base::UniqueFd>(RHEA_TRY(std::move(file))));
+    disk.path = fmt::format("/proc/self/fd/{}", options.held_files.back()->get());
     disk.format = "qcow2";
     disk.trusted_backing = backing;  // the user named it; what it names itself is judged as ever
   }
@@ -132,7 +139,14 @@ Status make_throw_away(RunOptions& options) {
 }  // namespace
 
 Result<FileKind> kind_of_file(const std::string& path) {
-  const base::UniqueFd file = RHEA_TRY(base::open_file(path, O_RDONLY));
+  const base::UniqueFd file = RHEA_TRY(base::open_file(path, O_RDONLY | O_NONBLOCK));  // a pipe would be waited for
+  struct stat info{};
+  if (fstat(file.get(), &info) != 0) return fail(Error::from_errno(errno, fmt::format("reading {}", path)));
+  if (!S_ISREG(info.st_mode) && !S_ISBLK(info.st_mode))
+    return fail(ErrorCode::kInvalidArgument, fmt::format("{} is neither a file nor a block device, but a {}", path,
+                                                         S_ISDIR(info.st_mode)    ? "folder"
+                                                         : S_ISFIFO(info.st_mode) ? "pipe"
+                                                                                  : "special file"));
   if (block::format_by_name(path) == "qcow2") return FileKind::kQcow2Disk;
   if (path.ends_with(".img") || path.ends_with(".raw")) return FileKind::kRawDisk;
   std::array<std::byte, 0x2000> head{};  // as far as a kernel may begin
@@ -154,12 +168,9 @@ Result<RunOptions> resolve_system(const RunOptions& asked) {
   else if (options.fresh)
     return fail(ErrorCode::kInvalidArgument, "--fresh goes with a system that Rhea makes (debian)");
   if (options.name.empty()) options.name = "rhea";
-  if (options.snapshot) {
-    if (const Status made = make_throw_away(options); !made) {
-      for (const std::string& path : options.temporary_files) unlink(path.c_str());
-      return std::unexpected(made.error());
-    }
-  }
+  if (!options.mirror.empty() && !RHEA_TRY(provision::known_system(options.what)))
+    return fail(ErrorCode::kInvalidArgument, "--mirror goes with a system that Rhea makes (debian)");
+  if (options.snapshot) RHEA_TRY(make_throw_away(options));
   return options;
 }
 

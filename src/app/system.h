@@ -7,7 +7,7 @@
 namespace rhea::app {
 
 // What `options.what` means, put into the other options; throw-away disks for --snapshot. Prints progress and how to
-// log in to stderr. The files named in temporary_files are the caller's to remove. Errors: a file that is not there, a
+// log in to stderr. Errors: a file that is not there, a
 // disk without a kernel, whatever making a system may meet.
 Result<RunOptions> resolve_system(const RunOptions& options);
 

@@ -4,6 +4,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -43,6 +44,9 @@ TEST_F(SystemTest, KernelsAndDisks) {
   EXPECT_EQ(*kind_of_file(file("plain", "QFI\xfb")), FileKind::kRawDisk);
   EXPECT_EQ(*kind_of_file(file("disk.qcow2", "anything")), FileKind::kQcow2Disk);
   EXPECT_FALSE(kind_of_file((folder / "missing").string()));
+  EXPECT_THAT(kind_of_file(folder.string()).error().to_string(), HasSubstr("but a folder"));
+  ASSERT_EQ(mkfifo((folder / "pipe").c_str(), 0600), 0);
+  EXPECT_THAT(kind_of_file((folder / "pipe").string()).error().to_string(), HasSubstr("but a pipe"));
 }
 
 TEST_F(SystemTest, ADiskNeedsAKernelUntilThereIsFirmware) {
@@ -71,11 +75,14 @@ TEST_F(SystemTest, AThrowAwayDiskLiesInFrontOfTheOther) {
   options.disks.push_back({.path = file("fixed.img", std::string(1 << 20, 'x')), .read_only = true});
   const auto resolved = resolve_system(options);
   ASSERT_TRUE(resolved) << resolved.error().to_string();
-  ASSERT_EQ(resolved->temporary_files.size(), 1u);
-  EXPECT_EQ(resolved->disks[0].path, resolved->temporary_files[0]);
+  ASSERT_EQ(resolved->held_files.size(), 1u);
+  struct stat held{}, named{};
+  ASSERT_EQ(fstat(resolved->held_files[0]->get(), &held), 0);
+  ASSERT_EQ(stat(resolved->disks[0].path.c_str(), &named), 0);
+  EXPECT_EQ(held.st_ino, named.st_ino);
+  EXPECT_EQ(held.st_nlink, 0u);  // no name is left to be forgotten
   EXPECT_EQ(resolved->disks[1].path, options.disks[1].path);
   const auto info = block::inspect_image(resolved->disks[0].path, "");
-  unlink(resolved->disks[0].path.c_str());
   ASSERT_TRUE(info);
   EXPECT_FALSE(resolved->disks[0].backing_anywhere);
   EXPECT_EQ(resolved->disks[0].trusted_backing, info->backing_file);

@@ -33,13 +33,15 @@ struct DebianOptions {
   FILE* messages = stderr;  // where progress is shown
   bool terminal = false;    // and whether that is a terminal
   std::string keys_folder;  // public ssh keys are read from here, *.pub; empty: none
+  std::string mirror;       // archive that packages come from, when the system is made and later; empty: Debian's
 };
 
 // What it takes to start the machine.
 struct DebianMachine {
   std::string kernel, initrd, disk;  // files; the disk is qcow2
   std::string command_line;
-  bool has_keys = false;  // somebody can log in by ssh
+  std::vector<std::string> oem_strings;  // SMBIOS: texts that its systemd reads
+  size_t keys = 0, keys_left_out = 0;    // ssh keys that may log in; those that there was no room for
 };
 
 // Makes what is not there yet: the system (a minute or two), the machine's disk. Safe against others that do the same
@@ -47,8 +49,8 @@ struct DebianMachine {
 Result<DebianMachine> prepare_debian(const DebianOptions& options);
 
 // --- for tests ---
-// The keys of all *.pub files, shortest first, each as "TYPE BASE64", as many as fit in `limit` bytes.
-std::vector<std::string> public_keys(const std::string& folder, size_t limit);
+// The keys of all *.pub files but certificates, shortest first, each as "TYPE BASE64".
+std::vector<std::string> public_keys(const std::string& folder);
 // The percentage and the words for a line that mmdebstrap prints; nullopt for a line that says nothing of it.
 struct Stage {
   int percent;

@@ -4,13 +4,13 @@
 namespace rhea::provision {
 
 // An initrd with what leads to the disk, and no more: 5 MB instead of 35, which takes a second less to start.
-const std::string_view kDebianBeforePackages = R"sh(
+const std::string_view kDebianBeforePackages = R"sh(set -eu
 mkdir -p "$1/etc/initramfs-tools/conf.d"
 printf 'MODULES=list\nCOMPRESS=zstd\n' >"$1/etc/initramfs-tools/conf.d/rhea"
 printf 'virtio_pci\nvirtio_blk\next4\n' >"$1/etc/initramfs-tools/modules"
 )sh";
 
-const std::string_view kDebianAfterPackages = R"sh(
+const std::string_view kDebianAfterPackages = R"sh(set -eu
 root=$1
 mkdir -p "$root/etc/systemd/system/serial-getty@ttyS0.service.d" "$root/etc/systemd/system/ssh.service.d" \
   "$root/etc/systemd/network" "$root/etc/systemd/resolved.conf.d" "$root/etc/ssh/sshd_config.d" "$root/etc/tmpfiles.d"
@@ -55,12 +55,22 @@ ln -sf /dev/null "$root/etc/tmpfiles.d/provision.conf"  # would keep the first s
 rm -f "$root"/etc/ssh/ssh_host_* "$root/etc/hostname" "$root/var/lib/dbus/machine-id"
 : >"$root/etc/machine-id"
 
-# Packages are fetched as the host fetches them. What is the host's own loopback has another address in the guest.
+# Packages are fetched as the host fetches them. What is the host's own loopback has another address in the guest. Names and
+# passwords of proxies go where only root reads them.
 { apt-config dump 2>/dev/null | sed -n 's/^\(Acquire::[a-z]*::Proxy "[^"]*";\)$/\1/p'
   [ -z "${http_proxy:-}" ] || printf 'Acquire::http::Proxy "%s";\n' "$http_proxy"
   [ -z "${https_proxy:-}" ] || printf 'Acquire::https::Proxy "%s";\n' "$https_proxy"
-} | grep -v '""' | sed 's#//\(localhost\|127\.0\.0\.1\|\[::1\]\)\([:/"]\)#//10.0.2.2\2#' >"$root/etc/apt/apt.conf.d/90rhea-proxy" || true
-[ -s "$root/etc/apt/apt.conf.d/90rhea-proxy" ] || rm -f "$root/etc/apt/apt.conf.d/90rhea-proxy"
+} | perl -ne '
+  BEGIN { umask 077; open AUTH, ">", "$ARGV[0]/etc/apt/auth.conf.d/90rhea-proxy.conf" or die; shift }
+  next if /""/;
+  my ($name, $password) = s{(://)([^@/"]*)@}{$1} ? map { s/%([0-9a-f]{2})/chr hex $1/egir } split(/:/, $2, 2) : ();
+  s{//(localhost|127\.0\.0\.1|\[::1\])([:/"])}{//10.0.2.2$2};
+  printf AUTH "machine %s login %s password %s\n", m{"([a-z0-9]+://[^/"]+)}i, $name, $password // "" if defined $name;
+  print' "$root" >"$root/etc/apt/apt.conf.d/90rhea-proxy"
+for file in "$root/etc/apt/apt.conf.d/90rhea-proxy" "$root/etc/apt/auth.conf.d/90rhea-proxy.conf"; do
+  [ -s "$file" ] || rm -f "$file"
+done
+sed -i 's#//\(localhost\|127\.0\.0\.1\|\[::1\]\)\([:/]\)#//10.0.2.2\2#' "$root/etc/apt/sources.list"
 echo 'debconf debconf/frontend select Teletype' | chroot "$root" debconf-set-selections
 
 printf '/dev/vda\t/\text4\terrors=remount-ro\t0\t1\n' >"$root/etc/fstab"
@@ -74,15 +84,29 @@ chroot "$root" systemctl -q mask apt-daily.timer apt-daily-upgrade.timer e2scrub
   dpkg-db-backup.timer fstrim.timer systemd-networkd-wait-online.service getty@tty1.service systemd-pstore.service
 )sh";
 
+// Without root, what is below the folder is out of reach of the namespace's users: the archive comes on standard input,
+// and the disk is a descriptor (through /proc, which asks for the rights to the file alone).
 const std::string_view kDebianMakeDisk = R"sh(
-archive=$1 work=$2 size=$3
-tree=$work/tree
-mkdir "$tree"
-tar -xf "$archive" -C "$tree" --numeric-owner --xattrs --xattrs-include='*'
-cat "$tree"/boot/vmlinuz-* >"$work/vmlinuz"
-cat "$tree"/boot/initrd.img-* >"$work/initrd"
-mke2fs -q -t ext4 -L debian -E assume_storage_prezeroed=1,root_owner=0:0 -d "$tree" "$work/base.raw" "$size"
-rm -rf "$tree"
+archive=$1 work=$2 size=$3 fill=$4
+shift 4
+tar -xOf "$archive" --wildcards './boot/vmlinuz-*' >"$work/vmlinuz"
+tar -xOf "$archive" --wildcards './boot/initrd.img-*' >"$work/initrd"
+: >"$work/base.raw"
+chmod 666 "$work/base.raw"
+exec 3<>"$work/base.raw"
+"$@" sh -euc "$fill" sh "$size" <"$archive"
+chmod 644 "$work/base.raw"
+)sh";
+
+// The guest's /dev is the kernel's own; in a namespace the nodes could not be made.
+const std::string_view kDebianFillDisk = R"sh(
+size=$1
+tree=$(mktemp -d "${TMPDIR:-/var/tmp}/rhea-tree-XXXXXX")
+trap 'rm -rf "$tree"' EXIT
+trap 'exit 143' HUP INT TERM
+tar -x -C "$tree" --numeric-owner --xattrs --xattrs-include='*' --exclude='./dev/*'
+chmod 755 "$tree"
+mke2fs -q -t ext4 -L debian -E assume_storage_prezeroed=1,root_owner=0:0 -d "$tree" /proc/self/fd/3 "$size"
 )sh";
 
 }  // namespace rhea::provision

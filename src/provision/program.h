@@ -15,9 +15,10 @@ namespace rhea::provision {
 bool program_exists(const std::string& name);
 
 // Runs `argv` (no shell) with standard input empty, and hands each line that it prints, on either output, to `on_line`
-// (without its end). Returns the exit status; 128 + N where signal N ended it. While it runs, an interrupt from the
-// terminal (SIGINT) is the program's to answer, and this process waits for it. Errors: it cannot be started.
-// Threads: one call at a time in a process (it changes what SIGINT does meanwhile).
+// (without its end). Returns the exit status; 128 + N where signal N ended it. While it runs, what asks this process to
+// end (SIGINT, SIGQUIT, SIGTERM, SIGHUP) is handed on to the program and all that it has started, and 128 + the signal
+// is returned when that has ended. Errors: it cannot be started. Threads: one call at a time in a process, which has no
+// other threads (it changes what those signals do meanwhile).
 Result<int> run_program(const std::vector<std::string>& argv, const std::function<void(std::string_view)>& on_line);
 
 }  // namespace rhea::provision

@@ -209,6 +209,16 @@ TEST(Smbios, StructuresAreWholeAndBothEntriesAgree) {
   EXPECT_EQ(types, (std::vector<unsigned>{0, 1, 3, 4, 16, 17, 19, 19, 32, 127}));
 }
 
+TEST(Smbios, TextsForTheSystem) {
+  PlatformDescription platform = platform_of(1);
+  platform.oem_strings = {"io.systemd.credential:a=b", std::string(5000, 'x')};
+  const ByteImage image = build_smbios(platform, 0xf0000);
+  const std::string bytes(reinterpret_cast<const char*>(image.span().data()), image.size());
+  const std::string structure = std::string("\x0b\x05\x00\x0b\x02", 5) + "io.systemd.credential:a=b" + '\0' +
+                                std::string(5000, 'x') + std::string(2, '\0');
+  EXPECT_NE(bytes.find(structure), std::string::npos);
+}
+
 // dmidecode is the judge of the fields, where it is installed.
 TEST(Smbios, DmidecodeUnderstandsIt) {
   if (run("command -v dmidecode").status != 0) GTEST_SKIP() << "dmidecode is not installed";

@@ -27,7 +27,8 @@ struct PlatformDescription {
   uint64_t mmio64_end = 0;
   uint16_t pm_base = 0x600;
   std::vector<VirtioMmioSlot> virtio_mmio = {};
-  std::string name;  // of the virtual machine, for SMBIOS
+  std::string name;                      // of the virtual machine, for SMBIOS
+  std::vector<std::string> oem_strings;  // for SMBIOS: texts for the guest's system, such as systemd's credentials
 };
 
 }  // namespace rhea::machine

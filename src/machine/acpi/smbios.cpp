@@ -140,6 +140,15 @@ void add_memory(Builder& builder, const PlatformDescription& platform) {
   if (platform.high_ram_bytes != 0) add_range(0x1301, uint64_t{1} << 32, platform.high_ram_bytes);
 }
 
+void add_oem_strings(Builder& builder, const PlatformDescription& platform) {
+  if (platform.oem_strings.empty()) return;
+  Structure structure(11, 0x0b00);
+  uint8_t count = 0;
+  for (const std::string& text : platform.oem_strings) count = structure.string(text);
+  structure.fields().u8(count);
+  builder.add(std::move(structure));
+}
+
 ByteImage entry_point64(uint32_t table, size_t table_bytes) {
   ByteImage entry;
   entry.text("_SM3_")
@@ -174,6 +183,7 @@ ByteImage build_smbios(const PlatformDescription& platform, uint32_t base) {
   add_system(builder, platform);
   add_chassis(builder);
   add_processor(builder, platform);
+  add_oem_strings(builder, platform);
   add_memory(builder, platform);
   Structure boot(32, 0x2000);
   boot.fields().zeros(6).u8(0);  // no errors detected

@@ -162,6 +162,7 @@ Status Machine::boot() {
   BootFiles files =
       RHEA_TRY(read_boot_files(kernel_file_, options_.kernel_path, initrd_files_, options_.initrd_paths, *memory_));
   PlatformDescription platform = layout_.describe(options_.cpu_count, options_.name);
+  platform.oem_strings = options_.oem_strings;
   std::string command_line = options_.command_line;
   if (options_.board.transport == VirtioTransport::kMmioCommandLine)
     command_line += (command_line.empty() || virtio_mmio_.empty() ? "" : " ") + virtio_mmio_parameters(virtio_mmio_);

@@ -61,9 +61,10 @@ class Machine {
     std::string kernel_path;
     std::vector<std::string> initrd_paths;  // Multiboot and PVH kernels get each as a module
     std::string command_line;
-    bool reboot = true;         // a reset restarts the guest
-    bool start_paused = false;  // for a debugger: resume() starts it
-    BoardOptions board;         // its memory sizes are filled in
+    std::vector<std::string> oem_strings;  // SMBIOS: none empty, up to 255
+    bool reboot = true;                    // a reset restarts the guest
+    bool start_paused = false;             // for a debugger: resume() starts it
+    BoardOptions board;                    // its memory sizes are filled in
   };
   // What the machine stands on. Log and loop outlive it.
   struct Environment {
