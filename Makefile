@@ -8,7 +8,7 @@ N       ?= 20
 SECONDS_PER_FUZZER ?= 30
 CONFIGURE = cmake --preset release -B $(BUILD) >/dev/null
 
-.PHONY: help build run test test-long bench fuzz lint format deps soak-boot clean
+.PHONY: help build run test test-long bench fuzz fuzz-targets coverage lint format deps soak-boot clean
 
 help:  ## list these commands
 	@echo "Rhea, a hypervisor for Linux. Commands (each installs the Debian packages it misses):"
@@ -37,9 +37,19 @@ bench: build  ## Rhea beside QEMU TCG and native, interleaved (ARGS=--help for i
 	@tools/deps.sh bench
 	@bench/run --rhea $(BUILD)/rhea $(ARGS); status=$$?; bench/network --rhea $(BUILD)/rhea || status=1; exit $$status
 
-fuzz:  ## run every fuzz target for SECONDS_PER_FUZZER seconds
+fuzz:  ## instructions against the host's processor with new seeds, until a difference (ARGS=--help)
+	@tools/deps.sh build test
+	@$(CONFIGURE)
+	@cmake --build $(BUILD) -j $(JOBS) --target isa_conformance
+	@tools/fuzz_instructions.py --program $(BUILD)/tests/isa/isa_conformance --jobs $(JOBS) $(ARGS)
+
+fuzz-targets:  ## run every libFuzzer target, hostile guests among them, for SECONDS_PER_FUZZER seconds
 	@tools/deps.sh build fuzz
 	@tools/run_fuzzers.sh $(SECONDS_PER_FUZZER)
+
+coverage:  ## lines of translator and instruction table that the tests run through
+	@tools/deps.sh build test coverage
+	@tools/coverage.sh $(ARGS)
 
 lint:  ## formatting, clang-tidy, layers, sizes, documents
 	@tools/deps.sh build test lint
@@ -57,4 +67,4 @@ soak-boot: build  ## boot N times (N=20) each of four Debian kernels on 1, 2 and
 	@tools/soak_boot.py --boots $(N) --cpus 1,2,4 --pairs $(N) --pair-cpus 2 --rhea $(BUILD)/rhea $(ARGS)
 
 clean:  ## remove the build directories (fetched kernels stay in .cache)
-	rm -rf build build-debug build-asan build-tsan build-fuzz
+	rm -rf build build-debug build-asan build-tsan build-fuzz build-coverage

@@ -38,7 +38,7 @@ constexpr uint16_t kTssLimit = 0x67;
 constexpr uint16_t kKernelCs = 0x10, kUserCs32 = 0x23, kUserDs = 0x2b, kUserCs64 = 0x33, kTssSelector = 0x40;
 constexpr uint16_t kAttributesCode64 = 0xa0fb, kAttributesCode32 = 0xc0fb, kAttributesData = 0xc0f3;
 
-constexpr uint64_t kPresent = 1, kWritable = 2, kUser = 4, kNoExecute = uint64_t{1} << 63;
+constexpr uint64_t kPresent = 1, kWritable = 2, kUser = 4, kAccessed = 0x20, kNoExecute = uint64_t{1} << 63;
 constexpr uint64_t kFrameMask = 0x000f'ffff'ffff'f000;
 constexpr uint64_t kCr2Sentinel = 0x5151'5000;
 
@@ -69,12 +69,15 @@ class TableBuilder {
     size_t frame = 0;
     for (int shift = 39; shift > 12; shift -= 9) {
       uint64_t& entry = words_[frame * 512 + (linear >> shift & 511)];
-      if (!entry) entry = (kTablesPhysical + next_++ * kPage) | kPresent | kWritable | kUser;
+      if (!entry) entry = (kTablesPhysical + next_++ * kPage) | kPresent | kWritable | kUser | kAccessed;
       frame = ((entry & kFrameMask) - kTablesPhysical) / kPage;
     }
     words_[frame * 512 + (linear >> 12 & 511)] = physical | flags;
   }
-  std::vector<uint64_t> take() { return std::move(words_); }
+  std::vector<uint64_t> take() {
+    words_.resize(next_ * 512);
+    return std::move(words_);
+  }
 
  private:
   std::vector<uint64_t> words_;
@@ -157,7 +160,12 @@ void Guest::build_tables() {
 }
 
 void Guest::load(const Image& image) {
-  write(kTablesPhysical, page_tables_.data(), page_tables_.size() * sizeof(uint64_t));
+  // Few tables have had a bit set by the case before.
+  for (size_t at = 0; at < page_tables_.size(); at += 512) {
+    const uint64_t frame = kTablesPhysical + at * sizeof(uint64_t);
+    if (std::memcmp(memory_->host_pointer(GuestPhysAddr{frame}, kPage), page_tables_.data() + at, kPage) != 0)
+      write(frame, page_tables_.data() + at, kPage);
+  }
   for (size_t page = 0; page < kBackingPages; ++page) {
     const uint64_t frame = backing_frame(static_cast<BackingPage>(page));
     const std::byte* host = memory_->host_pointer(GuestPhysAddr{frame}, kPage);
