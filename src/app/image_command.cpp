@@ -30,16 +30,16 @@ Status create(const ImageCommand& command) {
   return block::create_image(options);
 }
 
-std::string format_of(const std::string& said, const std::string& path) {
-  return said.empty() ? block::format_by_name(path) : said;
-}
-
 Status convert(const ImageCommand& command) {
   provision::Progress progress(stderr, isatty(STDERR_FILENO) != 0);
+  std::string source_format = command.format, target_format = command.target_format;
+  if (source_format.empty())
+    source_format = RHEA_TRY(block::format_unsaid(command.path, "--format qcow2 or --format raw"));
+  if (target_format.empty()) target_format = block::format_by_name(command.target);
   return block::convert_image({.source = command.path,
-                               .source_format = format_of(command.format, command.path),
+                               .source_format = source_format,
                                .target = command.target,
-                               .target_format = format_of(command.target_format, command.target),
+                               .target_format = target_format,
                                .backing_anywhere = command.backing_anywhere,
                                .on_progress = [&progress, last = -1](uint64_t done, uint64_t total) mutable {
                                  const auto percent = static_cast<int>(total ? done * 100 / total : 100);

@@ -79,9 +79,9 @@ void add_run_options(CLI::App& run, RunOptions& options, Raw& raw) {
                  "Memory that the guest frees goes back to this host: on, off; or a SIZE to which the guest shall "
                  "shrink (default on)")
       ->type_name("on|off|SIZE");
-  run.add_option(
-         "--disk", raw.disks,
-         "Disk image, may be given several times: FILE[,format=raw|qcow2][,readonly=on][,serial=TEXT][,queues=N]")
+  run.add_option("--disk", raw.disks,
+                 "Disk image, may be given several times: FILE[,format=raw|qcow2 (default: qcow2 if it ends in .qcow2, "
+                 "else raw)][,readonly=on][,serial=TEXT][,queues=N]")
       ->type_name("FILE[,...]")
       ->expected(1)
       ->take_all();

@@ -105,8 +105,16 @@ Status resolve_file(RunOptions& options) {
                 fmt::format("{} is a disk, and there is no firmware yet to start what is on it: give its kernel with "
                             "--kernel FILE [--initrd FILE] --append 'root=/dev/vda1 console=ttyS0'",
                             options.what));
-  options.disks.insert(options.disks.begin(),
-                       {.path = options.what, .format = kind == FileKind::kQcow2Disk ? "qcow2" : "raw"});
+  options.disks.insert(options.disks.begin(), {.path = options.what, .format = std::string(machine::kFormatByName)});
+  return {};
+}
+
+// Where the user does not say of which format a disk is, its name does.
+Status resolve_formats(RunOptions& options) {
+  for (machine::DiskOptions& disk : options.disks)
+    if (disk.format == machine::kFormatByName)
+      disk.format =
+          RHEA_TRY(block::format_unsaid(disk.path, fmt::format("--disk {},format=qcow2 (or format=raw)", disk.path)));
   return {};
 }
 
@@ -170,6 +178,7 @@ Result<RunOptions> resolve_system(const RunOptions& asked) {
   if (options.name.empty()) options.name = "rhea";
   if (!options.mirror.empty() && !RHEA_TRY(provision::known_system(options.what)))
     return fail(ErrorCode::kInvalidArgument, "--mirror goes with a system that Rhea makes (debian)");
+  RHEA_TRY(resolve_formats(options));
   if (options.snapshot) RHEA_TRY(make_throw_away(options));
   return options;
 }

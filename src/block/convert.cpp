@@ -1,17 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "block/convert.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <stdio.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstring>
 #include <memory>
 #include <vector>
 
 #include "base/event_loop.h"
 #include "block/disk.h"
+#include "block/file_lock.h"
 #include "block/image_tools.h"
+#include "block/layer.h"
 
 namespace rhea::block {
 namespace {
@@ -125,23 +130,50 @@ class Converter {
 
 }  // namespace
 
+namespace {
+
+// The copy grows under another name, so that whatever interrupts it leaves no file that looks whole. What an earlier
+// one left is taken away, unless that one is still at work.
+Status make_part(const std::string& part, const ConvertOptions& options, uint64_t size_bytes) {
+  const CreateOptions create{.path = part, .format = options.target_format, .size_bytes = size_bytes};
+  if (access(part.c_str(), F_OK) != 0) return create_image(create);
+  const base::UniqueFd left = RHEA_TRY(open_image_file(part, O_RDWR));
+  RHEA_TRY(lock_image(left.get(), true, part));
+  unlink(part.c_str());
+  return create_image(create);
+}
+
+// Like rename(), but never over a file.
+Status rename_new(const std::string& from, const std::string& to) {
+  if (renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_NOREPLACE) == 0) return {};
+  if (errno == EINVAL && access(to.c_str(), F_OK) != 0 && rename(from.c_str(), to.c_str()) == 0) return {};
+  return fail(Error::from_errno(errno, fmt::format("cannot create {}", to)));
+}
+
+Status copy_to(const std::string& part, base::EventLoop& loop, Disk& source, const ConvertOptions& options) {
+  auto target = RHEA_TRY(open_disk(loop, part, {.format = options.target_format}));
+  Converter converter(loop, source, *target, options);
+  const int error = converter.run();
+  if (!error) return {};
+  return fail(Error::from_errno(error, converter.reading_failed() ? fmt::format("reading {}", options.source)
+                                                                  : fmt::format("writing {}", options.target)));
+}
+
+}  // namespace
+
 Status convert_image(const ConvertOptions& options) {
   auto loop = RHEA_TRY(base::EventLoop::create());
   auto source = RHEA_TRY(
       open_disk(*loop, options.source,
                 {.read_only = true, .format = options.source_format, .backing_anywhere = options.backing_anywhere}));
-  RHEA_TRY(create_image({.path = options.target, .format = options.target_format, .size_bytes = source->size_bytes()}));
-  auto target = open_disk(*loop, options.target, {.format = options.target_format});
-  if (!target) {
-    unlink(options.target.c_str());
-    return std::unexpected(target.error());
-  }
-  Converter converter(*loop, *source, **target, options);
-  const int error = converter.run();
-  if (!error) return {};
-  unlink(options.target.c_str());
-  return fail(Error::from_errno(error, converter.reading_failed() ? fmt::format("reading {}", options.source)
-                                                                  : fmt::format("writing {}", options.target)));
+  if (access(options.target.c_str(), F_OK) == 0)
+    return fail(Error::from_errno(EEXIST, fmt::format("cannot create {}", options.target)));
+  const std::string part = options.target + ".part";
+  RHEA_TRY(make_part(part, options, source->size_bytes()));
+  Status done = copy_to(part, *loop, *source, options);
+  if (done) done = rename_new(part, options.target);
+  if (!done) unlink(part.c_str());
+  return done;
 }
 
 }  // namespace rhea::block

@@ -19,7 +19,8 @@ struct ConvertOptions {
 
 // The target is a new file; it holds what a guest would read from the source, backing files included, and has no
 // backing file. What is zero takes no room in it. Runs to its end on the calling thread. Errors: the target exists, the
-// source is in use by a writer, reading or writing fails; then no target is left.
+// source is in use by a writer, reading or writing fails; then no
+// target is left. Until it is whole the target is called TARGET.part.
 Status convert_image(const ConvertOptions& options);
 
 }  // namespace rhea::block

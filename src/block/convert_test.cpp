@@ -144,5 +144,38 @@ TEST_F(ConvertTest, AFullDisk) {
   EXPECT_FALSE(left);
 }
 
+TEST_F(ConvertTest, TheTargetHasItsNameOnlyWhenItIsWhole) {
+  const std::string raw = sparse_raw("disk.raw", 8 << 20), target = at("disk.qcow2"), part = target + ".part";
+  std::ofstream(part) << "left by one that was interrupted";
+  bool seen = false;
+  ASSERT_TRUE(convert_image({.source = raw, .target = target, .on_progress = [&](uint64_t, uint64_t) {
+                               seen = true;
+                               EXPECT_FALSE(std::filesystem::exists(target));
+                               EXPECT_TRUE(std::filesystem::exists(part));
+                             }}));
+  EXPECT_TRUE(seen);
+  EXPECT_TRUE(std::filesystem::exists(target));
+  EXPECT_FALSE(std::filesystem::exists(part));
+}
+
+TEST_F(ConvertTest, AFileThatAppearsMeanwhileIsNotOverwritten) {
+  const std::string raw = sparse_raw("disk.raw", 8 << 20), target = at("disk.qcow2");
+  EXPECT_FALSE(convert_image({.source = raw, .target = target, .on_progress = [&](uint64_t, uint64_t) {
+                                std::ofstream(target) << "another's";
+                              }}));
+  EXPECT_EQ(std::filesystem::file_size(target), 9u);
+  EXPECT_FALSE(std::filesystem::exists(target + ".part"));
+}
+
+TEST_F(ConvertTest, AFormatIsNotGuessedFromWhatIsInAFile) {
+  ASSERT_TRUE(create_image({.path = at("disk.qcow2"), .size_bytes = 1 << 20}));
+  std::filesystem::copy(at("disk.qcow2"), at("disk.img"));
+  EXPECT_EQ(format_unsaid(at("disk.qcow2"), "x").value(), "qcow2");
+  EXPECT_EQ(format_unsaid(sparse_raw("disk.raw", 1 << 20), "x").value(), "raw");
+  const auto refused = format_unsaid(at("disk.img"), "--format");
+  ASSERT_FALSE(refused);
+  EXPECT_THAT(refused.error().to_string(), HasSubstr("say which it is with --format"));
+}
+
 }  // namespace
 }  // namespace rhea::block

@@ -109,6 +109,19 @@ Status create_image(const CreateOptions& options) {
 
 std::string format_by_name(std::string_view path) { return path.ends_with(".qcow2") ? "qcow2" : "raw"; }
 
+Result<std::string> format_unsaid(const std::string& path, std::string_view how_to_say) {
+  const std::string format = format_by_name(path);
+  if (format != "raw") return format;
+  const base::UniqueFd fd = RHEA_TRY(open_image_file(path, O_RDONLY));
+  std::byte head[4] = {};
+  if (const int error = read_fully(fd.get(), 0, head)) return fail(Error::from_errno(error, path));
+  if (base::load_be<uint32_t>(head) != qcow2::kMagic) return format;
+  return fail(ErrorCode::kInvalidArgument,
+              fmt::format("{} begins as a qcow2 image does, but its name does not end in .qcow2, and a guest can have "
+                          "written that: say which it is with {}",
+                          path, how_to_say));
+}
+
 Result<ImageInfo> inspect_image(const std::string& path, const std::string& format) {
   base::UniqueFd fd = RHEA_TRY(open_image_file(path, O_RDONLY));
   struct stat info{};

@@ -35,6 +35,10 @@ struct ImageInfo {
 // What an image's name says of its format, where the user does not: qcow2 if it ends in ".qcow2", else raw. What is in
 // the file says nothing, because a guest may have written it.
 std::string format_by_name(std::string_view path);
+// The same, but a file that begins as a qcow2 image does, and whose name does not say so, is refused
+// (kInvalidArgument): it may be an image that lost its name, or a raw disk on which a guest wrote these bytes.
+// `how_to_say` ends the message: how the user tells the format.
+Result<std::string> format_unsaid(const std::string& path, std::string_view how_to_say);
 
 // `format` empty: qcow2 if the file says so, else raw; for showing only, never for opening a disk.
 Result<ImageInfo> inspect_image(const std::string& path, const std::string& format);

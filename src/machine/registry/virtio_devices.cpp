@@ -27,14 +27,14 @@ using devices::virtio::VirtioDevice;
 constexpr uint32_t kStateVersion = 1;
 constexpr uint8_t kFirstSlot = 2;
 
-constexpr std::string_view kFormats[] = {"raw", "qcow2"};
+constexpr std::string_view kFormats[] = {kFormatByName, "raw", "qcow2"};
 constexpr std::string_view kBackings[] = {"beside", "anywhere"};
 constexpr io::PropertySpec kDiskProperties[] = {
     {.name = "path", .help = "image file or block device", .required = true},
     {.name = "format",
      .type = io::PropertyType::kChoice,
      .help = "image format",
-     .default_value = "raw",
+     .default_value = kFormatByName,
      .choices = kFormats},
     {.name = "readonly", .type = io::PropertyType::kBool, .help = "refuse writes", .default_value = "off"},
     {.name = "serial", .help = "serial number, up to 20 characters", .default_value = ""},

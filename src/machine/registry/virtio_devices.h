@@ -29,6 +29,8 @@ struct Board;
 struct VirtioMmioSlot;
 
 // What the user says of a disk: `--disk FILE,readonly=on,...`.
+inline constexpr std::string_view kFormatByName = "by-name";  // to be resolved before a machine is made with it
+
 struct DiskOptions {
   std::string path;
   std::string format = "raw";
