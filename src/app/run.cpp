@@ -243,7 +243,6 @@ Result<MachineExit> Session::run() {
   RHEA_TRY(log_.enable_traces(options_.traces));
   RHEA_TRY(check_host_memory(options_.memory_bytes));
   signal(SIGPIPE, SIG_IGN);
-  if (options_.sandbox) sandbox::Sandbox::prepare();
   loop_ = RHEA_TRY(base::EventLoop::create());
   RHEA_TRY(create_clock());
   RHEA_TRY(open_debugcon());
@@ -287,6 +286,7 @@ int report(const MachineExit& exit) {
 int run_command(const RunOptions& asked) {
   Result<MachineExit> exit = fail(ErrorCode::kInternal, "not run");
   std::string statistics;
+  if (asked.sandbox) sandbox::Sandbox::prepare();  // reading a disk may start threads
   const Result<RunOptions> resolved = resolve_system(asked);
   if (!resolved) {
     exit = std::unexpected(resolved.error());

@@ -65,6 +65,7 @@ void say_how_to_log_in(const RunOptions& options, const provision::DebianMachine
   if (machine.keys_left_out != 0)
     text += fmt::format("; {} of your ssh keys found no room ({} did)", machine.keys_left_out, machine.keys);
   if (options.console == ConsoleKind::kTty) text += "; Ctrl-A x ends it";
+  if (!machine.kernel_note.empty()) text += fmt::format("\nrhea: {}", machine.kernel_note);
   fmt::print(stderr, "{}\n", text);
 }
 
@@ -81,6 +82,7 @@ Status resolve_debian(RunOptions& options) {
                                           .terminal = isatty(STDERR_FILENO) != 0,
                                           .keys_folder = home ? fmt::format("{}/.ssh", home) : "",
                                           .mirror = options.mirror}));
+  options.held_files = machine.held_files;
   options.kernel = machine.kernel;
   options.initrds = {machine.initrd};
   options.oem_strings = machine.oem_strings;

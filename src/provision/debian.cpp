@@ -5,18 +5,21 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 #include <sys/file.h>
+#include <sys/mman.h>
 
 #include <algorithm>
 #include <cctype>
 #include <cerrno>
 #include <cstdlib>
 #include <filesystem>
+#include <span>
 
 #include "base/fd.h"
 #include "base/strings.h"
 #include "block/file_lock.h"
 #include "block/image_tools.h"
 #include "provision/debian_build.h"
+#include "provision/disk_kernel.h"
 
 namespace rhea::provision {
 namespace {
@@ -67,6 +70,29 @@ void add_keys(DebianMachine& machine, std::vector<std::string> keys) {
   if (!keys.empty())
     machine.oem_strings.push_back(
         fmt::format("io.systemd.credential:ssh.authorized_keys.root={}", fmt::join(keys, "\n")));
+}
+
+// A file without a name, for what is read from the disk.
+Result<std::string> hold(DebianMachine& machine, const char* name, std::span<const std::byte> bytes) {
+  base::UniqueFd file(memfd_create(name, MFD_CLOEXEC));
+  if (!file) return fail(Error::from_errno(errno, fmt::format("making room for the {}", name)));
+  RHEA_TRY(base::write_all(file.get(), bytes));
+  machine.held_files.push_back(std::make_shared<base::UniqueFd>(std::move(file)));
+  return fmt::format("/proc/self/fd/{}", machine.held_files.back()->get());
+}
+
+// The guest's own newest kernel, where it is another than the one that the system was made with.
+Status choose_kernel(DebianMachine& machine) {
+  const auto found = kernel_on_disk(machine.disk, machine.kernel, machine.initrd);
+  if (!found && found.error().code() == ErrorCode::kBusy) return std::unexpected(found.error());
+  if (!found)
+    machine.kernel_note = fmt::format("it starts the kernel that it was made with, {} ({})", release_of(machine.kernel),
+                                      found.error().to_string());
+  if (!found || !*found) return {};
+  machine.kernel_note = fmt::format("it starts the kernel on its disk, {}", (*found)->release);
+  machine.kernel = RHEA_TRY(hold(machine, "kernel", (*found)->kernel));
+  machine.initrd = RHEA_TRY(hold(machine, "initrd", (*found)->initrd));
+  return {};
 }
 
 }  // namespace
@@ -160,6 +186,7 @@ Result<DebianMachine> prepare_debian(const DebianOptions& options) {
   if (options.fresh) RHEA_TRY(set_aside(machine.disk));
   if (!fs::exists(machine.disk, error))
     RHEA_TRY(block::create_image({.path = machine.disk, .backing_file = "base.raw", .backing_format = "raw"}));
+  RHEA_TRY(choose_kernel(machine));
   if (!options.keys_folder.empty()) add_keys(machine, public_keys(options.keys_folder));
   return machine;
 }

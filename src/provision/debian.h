@@ -7,12 +7,14 @@
 
 #include <cstdint>
 #include <cstdio>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "base/error.h"
+#include "base/fd.h"
 
 namespace rhea::provision {
 
@@ -40,8 +42,10 @@ struct DebianOptions {
 struct DebianMachine {
   std::string kernel, initrd, disk;  // files; the disk is qcow2
   std::string command_line;
-  std::vector<std::string> oem_strings;  // SMBIOS: texts that its systemd reads
-  size_t keys = 0, keys_left_out = 0;    // ssh keys that may log in; those that there was no room for
+  std::vector<std::string> oem_strings;                     // SMBIOS: texts that its systemd reads
+  std::vector<std::shared_ptr<base::UniqueFd>> held_files;  // the kernel's and initrd's, if they have no name
+  std::string kernel_note;             // what is to be said of the kernel that starts; empty: nothing
+  size_t keys = 0, keys_left_out = 0;  // ssh keys that may log in; those that there was no room for
 };
 
 // Makes what is not there yet: the system (a minute or two), the machine's disk. Safe against others that do the same

@@ -7,18 +7,21 @@ The system is kept in the cache folder (RHEA_CACHE, else .cache) and made again 
 cannot be had or mmdebstrap may not work (a container without rights), all is skipped aloud.
 The last line is "N passed, N failed, N skipped"."""
 import argparse
+import hashlib
 import os
 import pathlib
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "lib"))
-from machine import Ended, Machine, free_port, ssh
+from machine import Ended, Machine, free_port, ssh, ssh_command
 from suite import ROOT, Counts
 
 NOT_HERE = re.compile(r"needs root|resolve|[Cc]ould not connect|[Ff]ailed to fetch|not permitted|unable to mount|newuidmap|subuid|No route|timed out")
@@ -28,9 +31,74 @@ def start(rhea, environment, *options):
     return Machine([rhea, "run", "debian", "--name", "test-vm", "--console", "stdio", *options], "test-vm", environment)
 
 
+# Answers what it is sent, on the ports 7001 to 7010: the odd ones TCP, the even ones UDP.
+ECHO = r"""use IO::Socket::INET; $SIG{CHLD} = "IGNORE";
+for my $port (7001 .. 7010) {
+  next if fork; my $buffer;
+  if ($port % 2) { my $server = IO::Socket::INET->new(LocalPort => $port, Listen => 5, ReuseAddr => 1) or die;
+    while (my $peer = $server->accept) { while (sysread $peer, $buffer, 65536) { print $peer $buffer; $peer->flush } close $peer } }
+  else { my $server = IO::Socket::INET->new(LocalPort => $port, Proto => "udp") or die;
+    while (my $peer = $server->recv($buffer, 65536)) { $server->send($buffer, 0, $peer) } }
+  exit }
+"""
+
+
+def ten_forwards(counts, home, port, ports):
+    """All at once, each with its own bytes, back and forth."""
+    subprocess.run(ssh_command(home, port, "cat >/root/echo.pl && perl /root/echo.pl </dev/null >/dev/null 2>&1 && sleep 1"), input=ECHO.encode(), check=True, timeout=120)
+    wrong = []
+
+    def talk(index):
+        kind = socket.SOCK_STREAM if index % 2 == 0 else socket.SOCK_DGRAM
+        with socket.socket(socket.AF_INET, kind) as peer:
+            peer.settimeout(20)
+            peer.connect(("127.0.0.1", ports[index]))
+            for turn in range(20):
+                sent = os.urandom(1000 + 17 * index)
+                try:
+                    for _ in range(3):  # datagrams may be lost
+                        peer.send(sent)
+                        got = b""
+                        while len(got) < len(sent) and (more := peer.recv(65536)):
+                            got += more
+                        if got == sent or kind == socket.SOCK_STREAM:
+                            break
+                except OSError as problem:
+                    got = str(problem)
+                if got != sent:
+                    wrong.append(f"forward {index}, turn {turn}")
+                    return
+
+    threads = [threading.Thread(target=talk, args=(index,)) for index in range(10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    counts.verdict("ten forwards at once, TCP and UDP", ", ".join(wrong))
+
+
+def bulk(counts, home, port):
+    """The same bytes on both sides, there and back."""
+    mib = 1024 if os.environ.get("RHEA_TEST_LONG") == "1" else 32
+    with tempfile.TemporaryFile() as data:
+        digest = hashlib.sha256()
+        for _ in range(mib):
+            piece = os.urandom(1 << 20)
+            digest.update(piece)
+            data.write(piece)
+        for name, command in ((f"{mib} MiB over ssh to the guest", "cat >/root/bulk; sha256sum </root/bulk"), ("... and back", "cat /root/bulk")):
+            data.seek(0)
+            started = time.monotonic()
+            result = subprocess.run(ssh_command(home, port, command), stdin=data if "sha256" in command else subprocess.DEVNULL, capture_output=True,
+                                    timeout=1200)
+            got = result.stdout.split()[0].decode() if "sha256" in command else hashlib.sha256(result.stdout).hexdigest()
+            counts.verdict(name, "" if got == digest.hexdigest() else f"{got}: {result.stderr[-300:]}", f" ({mib / (time.monotonic() - started):.0f} MiB/s)")
+
+
 def first_life(counts, rhea, environment, home):
-    port = free_port()
-    machine = start(rhea, environment, "--fresh", "--forward", f"tcp:{port}:22")
+    port, ports = free_port(), [free_port() for _ in range(10)]
+    options = [word for index, each in enumerate(ports) for word in ("--forward", f"{'udp' if index % 2 else 'tcp'}:{each}:{7001 + index}")]
+    machine = start(rhea, environment, "--fresh", "--forward", f"tcp:{port}:22", *options)
     try:
         reached = machine.log_in(600)
         counts.verdict("login prompt", note=f" (after {reached:.1f} s)")
@@ -53,6 +121,8 @@ def first_life(counts, rhea, environment, home):
             result = ssh(home, port, "hostname")
             good = result.returncode == 0 and b"test-vm" in result.stdout
             counts.verdict("ssh with the user's key", "" if good else result.stdout.decode(errors="replace"))
+            ten_forwards(counts, home, port, ports)
+            bulk(counts, home, port)
         except subprocess.TimeoutExpired:
             counts.verdict("ssh with the user's key", "no answer")
         machine.send("reboot")
@@ -71,11 +141,19 @@ def first_life(counts, rhea, environment, home):
 
 def second_life(counts, rhea, environment):
     """Throw-away writes, and the power button."""
-    machine = start(rhea, environment, "--snapshot")
+    capture = pathlib.Path(environment["TMPDIR"]) / "frames.pcap"
+    machine = start(rhea, environment, "--snapshot", "--net", "user", "--net", "user,mtu=9000,queues=2", "--capture", str(capture))
     try:
         counts.verdict("start with --snapshot", note=f" (prompt after {machine.log_in(300):.1f} s)")
         text, _ = machine.run("touch /thrown-away && sync && hello")
         counts.verdict("it shows what the machine has", "" if "Hello, world!" in text else text[-300:])
+        left = list(pathlib.Path(environment["TMPDIR"]).glob("rhea-snapshot-*"))
+        counts.verdict("the disk that is thrown away has no name", "" if not left else str(left))
+        text, _ = machine.run("for i in 1 2 3 4 5 6 7 8 9; do ip -br -4 address | grep -q 10.0.3.15 && break; sleep 1; done; ip -4 address")
+        good = re.search(r"mtu 1500 .*\n.*10\.0\.2\.15", text) and re.search(r"mtu 9000 .*\n.*10\.0\.3\.15", text)
+        counts.verdict("two network cards", "" if good else text[-600:])
+        addresses = {capture.read_bytes().count(bytes([0x52, 0x48, 0x45, 0x41, 0, card])) > 2 for card in (1, 2)}
+        counts.verdict("frames of both in one capture", "" if addresses == {True} else "one of them is missing")
         machine.process.send_signal(signal.SIGTERM)
         status = machine.end()
         counts.verdict("SIGTERM presses the power button", "" if status == 0 else f"status {status}: {machine.said[-300:]!r}")
