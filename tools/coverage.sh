@@ -17,7 +17,7 @@ for option in "$@"; do
     *) echo "usage: tools/coverage.sh [--list] [--no-build]" >&2; exit 2 ;;
   esac
 done
-targets=(isa_test cpu_test dbt_test engine_conformance_test isa_conformance hostile_guest rhea)
+targets=(isa_test cpu_test dbt_runtime_test dbt_system_test engine_conformance_test isa_conformance hostile_guest rhea)
 if [ $make = 1 ]; then
   cmake --preset coverage -B "$build" >/dev/null
   cmake --build "$build" -j "$(nproc)" --target "${targets[@]}"
@@ -43,7 +43,8 @@ run() {
 }
 run isa "$(find_program isa_test)"
 run cpu "$(find_program cpu_test)"
-run dbt "$(find_program dbt_test)"
+run dbt_runtime "$(find_program dbt_runtime_test)"
+run dbt_system "$(find_program dbt_system_test)"
 run engine "$(find_program engine_conformance_test)"
 run instructions "$(find_program isa_conformance)" --config all --cases 8
 run guests tests/guest/run.py --build-dir "$guests" --rhea "$build/rhea"

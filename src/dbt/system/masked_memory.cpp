@@ -67,13 +67,17 @@ Fallible<uint64_t> read_at(Context& context, const Insn& insn, uint64_t offset, 
   return read_linear(context, linear, size, current_mmu(context));
 }
 
-// The addresses of all selected elements are checked before any page is.
+// The addresses of all selected elements are checked before any page is. An element that leaves the canonical addresses
+// by its end comes before one that is not aligned: so each end is checked for itself, as a byte, which has no alignment.
 Fallible<void> check_addresses(Context& context, const Insn& insn, unsigned size, unsigned count, unsigned mask,
                                uint64_t base, Access access) {
-  for (unsigned i = 0; i < count; ++i)
-    if (mask_bit(context, mask, i, size))
-      GUEST_TRY(
-          linear_address(context, insn.mem.segment, wrap_offset(base + i * size, insn.mem.address_size), size, access));
+  const bool by_ends = context.state.code64();
+  for (unsigned i = 0; i < count; ++i) {
+    if (!mask_bit(context, mask, i, size)) continue;
+    const uint64_t first = wrap_offset(base + i * size, insn.mem.address_size);
+    GUEST_TRY(linear_address(context, insn.mem.segment, first, by_ends ? 1 : size, access));
+    if (by_ends) GUEST_TRY(linear_address(context, insn.mem.segment, first + size - 1, 1, access));
+  }
   return {};
 }
 
