@@ -48,8 +48,8 @@ fuzz-targets:  ## run every libFuzzer target, hostile guests among them, for SEC
 	@tools/run_fuzzers.sh $(SECONDS_PER_FUZZER)
 
 coverage:  ## lines of translator and instruction table that the tests run through
-	@tools/deps.sh build test coverage
-	@tools/coverage.sh $(ARGS)
+	@tools/deps.sh build test
+	@tools/coverage.py $(ARGS)
 
 lint:  ## formatting, clang-tidy, layers, sizes, documents
 	@tools/deps.sh build test lint

@@ -23,6 +23,9 @@ function(rhea_module name)
     target_link_libraries(rhea_${name} ${scope} ${dep})
   endforeach()
   target_link_libraries(rhea_${name} ${scope} rhea_options)
+  if(RHEA_COVERAGE AND name MATCHES "^(dbt|isa)$")
+    target_compile_options(rhea_${name} PRIVATE --coverage)
+  endif()
 endfunction()
 
 # rhea_test(<name> SOURCES ... DEPS ... [TIMEOUT seconds]): a GoogleTest binary <name>_test, registered with CTest

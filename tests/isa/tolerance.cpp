@@ -55,6 +55,12 @@ bool selects_bytes(const Insn& insn, const MachineState& state) {
   return false;
 }
 
+// Where a MASKMOVQ or MASKMOVDQU stores, as far as its page goes: segments other than FS and GS have a base of zero.
+uint64_t masked_bytes_address(const Insn& insn, const MachineState& state) {
+  constexpr uint8_t kFs = 4, kGs = 5;
+  return state.gpr[7] + (insn.mem.segment == kFs ? state.fs_base : insn.mem.segment == kGs ? state.gs_base : 0);
+}
+
 // #SS, #GP, #PF: an area may begin in a bad page and end beyond the canonical range.
 bool is_access_fault(const Output& output) { return output.outcome.vector >= 12 && output.outcome.vector <= 14; }
 
@@ -71,7 +77,7 @@ void tolerate_fault(const Insn& insn, const Output& native, const Output& actual
   tolerance.partial_loads = row.translation == Translation::kPopa;
   tolerance.x87_stack = is_mmx(insn);
   if (row.translation == Translation::kMaskMem && row.register_only &&
-      (!selects_bytes(insn, native.state) || native.state.gpr[7] % kPage > kPage - 16))
+      (!selects_bytes(insn, native.state) || masked_bytes_address(insn, native.state) % kPage > kPage - 16))
     tolerance.not_judged = true;
   if (insn.has_memory && insn.mem.vsib) tolerate_gather(insn, row, tolerance);
   if (row.name.starts_with("VCVTPS2PH")) {

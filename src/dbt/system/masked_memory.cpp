@@ -50,6 +50,14 @@ void enter_mmx(Context& context) {
 
 uint64_t wrap_offset(uint64_t offset, unsigned address_size) { return offset & size_mask(address_size); }
 
+// Of the byte so far into the operand at `base`. In 64-bit code the address size cuts the operand's address alone, and
+// the rest of it lies behind.
+uint64_t element_offset(const Context& context, const Insn& insn, uint64_t base, uint64_t byte) {
+  const unsigned address_size = insn.mem.address_size;
+  const uint64_t offset = wrap_offset(base, address_size) + byte;
+  return context.state.code64() ? offset : wrap_offset(offset, address_size);
+}
+
 uint64_t operand_offset(const Context& context, const Insn& insn) {
   uint64_t offset = static_cast<uint64_t>(insn.mem.displacement);
   if (insn.mem.base == isa::x86::kRipBase)
@@ -62,19 +70,19 @@ uint64_t operand_offset(const Context& context, const Insn& insn) {
 }
 
 Fallible<uint64_t> read_at(Context& context, const Insn& insn, uint64_t offset, unsigned size) {
-  const uint64_t linear = GUEST_TRY(
-      linear_address(context, insn.mem.segment, wrap_offset(offset, insn.mem.address_size), size, Access::kRead));
+  const uint64_t linear = GUEST_TRY(linear_address(context, insn.mem.segment, offset, size, Access::kRead));
   return read_linear(context, linear, size, current_mmu(context));
 }
 
 // The addresses of all selected elements are checked before any page is. An element that leaves the canonical addresses
-// by its end comes before one that is not aligned: so each end is checked for itself, as a byte, which has no alignment.
+// by its end comes before one that is not aligned: so each end is checked for itself, as a byte, which has no
+// alignment.
 Fallible<void> check_addresses(Context& context, const Insn& insn, unsigned size, unsigned count, unsigned mask,
                                uint64_t base, Access access) {
   const bool by_ends = context.state.code64();
   for (unsigned i = 0; i < count; ++i) {
     if (!mask_bit(context, mask, i, size)) continue;
-    const uint64_t first = wrap_offset(base + i * size, insn.mem.address_size);
+    const uint64_t first = element_offset(context, insn, base, i * size);
     GUEST_TRY(linear_address(context, insn.mem.segment, first, by_ends ? 1 : size, access));
     if (by_ends) GUEST_TRY(linear_address(context, insn.mem.segment, first + size - 1, 1, access));
   }
@@ -88,7 +96,8 @@ Fallible<void> masked_load(Context& context, const Insn& insn, unsigned size) {
   const uint64_t base = operand_offset(context, insn);
   GUEST_TRY(check_addresses(context, insn, size, count, mask, base, Access::kRead));
   for (unsigned i = 0; i < count; ++i)
-    if (mask_bit(context, mask, i, size)) values[i] = GUEST_TRY(read_at(context, insn, base + i * size, size));
+    if (mask_bit(context, mask, i, size))
+      values[i] = GUEST_TRY(read_at(context, insn, element_offset(context, insn, base, i * size), size));
   for (unsigned i = 0; i < (injected(context, 74) ? count : 32 / size); ++i)
     write_element(context, destination, i, size, i < count ? values[i] : 0);
   clear_beyond_ymm(context, destination);
@@ -102,7 +111,7 @@ Fallible<void> masked_store(Context& context, const Insn& insn, unsigned size, u
   for (const bool store : {false, true}) {  // nothing is written if anything faults
     for (unsigned i = 0; i < count; ++i) {
       if (!mask_bit(context, mask, i, size) && (store || !injected(context, 75))) continue;
-      const uint64_t offset = wrap_offset(base + i * size, insn.mem.address_size);
+      const uint64_t offset = element_offset(context, insn, base, i * size);
       const uint64_t linear = GUEST_TRY(linear_address(context, insn.mem.segment, offset, size, Access::kWrite));
       const auto done = store ? write_linear(context, linear, read_element(context, source, i, size), size, mmu)
                               : probe_write(context, linear, size, mmu);
@@ -130,7 +139,7 @@ Fallible<void> masked_bytes(Context& context, const Insn& insn) {
   for (const bool store : {false, true}) {
     for (unsigned i = 0; i < count; ++i) {
       if (!(load_host(mask + i, 1) & 0x80)) continue;
-      const uint64_t offset = wrap_offset(context.state.gpr[cpu::kRdi] + i, insn.mem.address_size);
+      const uint64_t offset = element_offset(context, insn, context.state.gpr[cpu::kRdi], i);
       const uint64_t linear = GUEST_TRY(linear_address(context, insn.mem.segment, offset, 1, Access::kWrite));
       const auto done = store ? write_linear(context, linear, load_host(source + i, 1), 1, mmu)
                               : probe_write(context, linear, 1, mmu);
@@ -158,7 +167,7 @@ Fallible<Next> gather(Context& context, const Insn& insn, unsigned index_size, u
     const auto displacement = static_cast<uint64_t>(sign_extend(read_element(context, index, i, index_size),
                                                                 injected(context, 76) ? 8 : index_size)) *
                               insn.mem.scale;
-    const auto value = read_at(context, insn, base + displacement, size);
+    const auto value = read_at(context, insn, wrap_offset(base + displacement, insn.mem.address_size), size);
     if (!value && progress && (context.state.rflags & cpu::rflags::kTf)) return leave_repeat(context);
     if (!value) return std::unexpected(value.error());
     progress = true;
