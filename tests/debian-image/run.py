@@ -24,7 +24,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "lib"))
 from machine import Ended, Machine, free_port, ssh, ssh_command
 from suite import ROOT, Counts
 
-NOT_HERE = re.compile(r"needs root|resolve|[Cc]ould not connect|[Ff]ailed to fetch|not permitted|unable to mount|newuidmap|subuid|No route|timed out")
+NOT_HERE = re.compile(r"takes root|uidmap|resolve|[Cc]ould not connect|[Ff]ailed to fetch|not permitted|unable to mount|subuid|No route|timed out")
 
 
 def start(rhea, environment, *options):

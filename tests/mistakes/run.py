@@ -71,7 +71,7 @@ def disks(suite):
     suite.refused("a pipe as a disk", USAGE, "neither a file nor a block device", "--disk", f"{fifo},readonly=on")
     suite.refused("rhea run PIPE", USAGE, "but a pipe", what=[str(fifo)])
     suite.refused("rhea run FOLDER", USAGE, "but a folder", what=[str(suite.folder)])
-    suite.refused("a format that is none", USAGE, "'vmdkk' is none of raw, qcow2", "--disk", f"{disk},format=vmdkk")
+    suite.refused("a format that is none", USAGE, "'vmdkk' is none of .*raw, qcow2", "--disk", f"{disk},format=vmdkk")
     suite.refused("a property that is none", USAGE, "did you mean 'readonly'", "--disk", f"{disk},readonli=on")
     suite.refused("a raw disk said to be qcow2", USAGE, r"other\.img.*(qcow2|magic)", "--disk", f"{other},format=qcow2")
     cut = suite.file("cut.qcow2", b"QFI\xfb\0\0\0\3")
