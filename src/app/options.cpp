@@ -21,7 +21,7 @@ constexpr std::array<std::string_view, 4> kCommands = {"run", "image", "version"
 constexpr std::array<std::string_view, 3> kEngines = {"auto", "dbt", "kvm"};
 constexpr std::array<std::string_view, 4> kConsoles = {"tty", "stdio", "file:PATH", "none"};
 constexpr std::array<std::string_view, 2> kConsoleDevices = {"serial", "virtio"};
-constexpr std::array<std::string_view, 3> kTransports = {"pci", "mmio", "mmio-cmdline"};
+constexpr std::array<std::string_view, 4> kTransports = {"pci", "pci-ports", "mmio", "mmio-cmdline"};
 constexpr std::array<std::string_view, 2> kSandbox = {"on", "off"};
 constexpr std::array<std::string_view, 2> kClocks = {"host", "instructions"};
 
@@ -81,7 +81,7 @@ void add_run_options(CLI::App& run, RunOptions& options, Raw& raw) {
       ->type_name("on|off|SIZE");
   run.add_option("--disk", raw.disks,
                  "Disk image, may be given several times: FILE[,format=raw|qcow2 (default: qcow2 if it ends in .qcow2, "
-                 "else raw)][,readonly=on][,serial=TEXT][,queues=N]")
+                 "else raw)][,readonly=on][,serial=TEXT][,queues=N][,block=512|4096]")
       ->type_name("FILE[,...]")
       ->expected(1)
       ->take_all();
@@ -93,10 +93,10 @@ void add_run_options(CLI::App& run, RunOptions& options, Raw& raw) {
       ->type_name("KIND[,...]")
       ->expected(1)
       ->take_all();
-  run.add_option(
-         "--transport", raw.transport,
-         "How virtio devices reach the guest: pci; mmio (memory-mapped registers, announced by ACPI); mmio-cmdline "
-         "(the same, announced on the kernel's command line) (default pci)")
+  run.add_option("--transport", raw.transport,
+                 "How virtio devices reach the guest: pci; pci-ports (each behind a PCI Express port of its own); mmio "
+                 "(memory-mapped registers, announced by ACPI); mmio-cmdline "
+                 "(the same, announced on the kernel's command line) (default pci)")
       ->type_name("KIND");
   run.add_option("--forward", raw.forwards,
                  "Lead a port of this host to the guest, by the first user network: tcp:2222:22, "
@@ -206,7 +206,9 @@ Status set_console_device(RunOptions& options, const Raw& raw) {
 
 Status set_transport(RunOptions& options, const std::string& text) {
   using machine::VirtioTransport;
-  if (text == "mmio") {
+  if (text == "pci-ports") {
+    options.transport = VirtioTransport::kPciPorts;
+  } else if (text == "mmio") {
     options.transport = VirtioTransport::kMmio;
   } else if (text == "mmio-cmdline") {
     options.transport = VirtioTransport::kMmioCommandLine;

@@ -173,7 +173,8 @@ TEST(Options, TransportsHaveNames) {
   EXPECT_EQ(parse({"run", "--kernel=k", "--transport=mmio"})->run->transport, VirtioTransport::kMmio);
   EXPECT_EQ(parse({"run", "--kernel=k", "--transport=mmio-cmdline"})->run->transport,
             VirtioTransport::kMmioCommandLine);
-  EXPECT_THAT(error_of({"run", "--kernel", "k", "--transport", "isa"}), HasSubstr("pci, mmio, mmio-cmdline"));
+  EXPECT_THAT(error_of({"run", "--kernel", "k", "--transport", "isa"}),
+              HasSubstr("pci, pci-ports, mmio, mmio-cmdline"));
 }
 
 TEST(Options, SandboxIsOnUnlessTurnedOff) {

@@ -49,8 +49,10 @@ class VirtqueueDriver {
     if (!packed_) {
       for (const auto now = memory_.read<uint16_t>(device() + 2); seen_ != now; ++seen_) {
         const uint64_t element = device() + 4 + 8 * (seen_ % size_);
-        used.push_back({static_cast<uint16_t>(memory_.read<uint32_t>(element)), memory_.read<uint32_t>(element + 4)});
-        give_back(used.back().id);
+        const auto id = static_cast<uint16_t>(memory_.read<uint32_t>(element));
+        if (!taken_.contains(id)) return used;  // the ring is not as the device left it
+        used.push_back({id, memory_.read<uint32_t>(element + 4)});
+        give_back(id);
       }
       return used;
     }
@@ -58,8 +60,10 @@ class VirtqueueDriver {
       const uint64_t at = base_ + 16 * seen_;
       const auto flags = memory_.read<uint16_t>(at + 14);
       if (((flags >> 7) & 1) != seen_wrap_ || ((flags >> 15) & 1) != seen_wrap_) return used;
-      used.push_back({memory_.read<uint16_t>(at + 12), memory_.read<uint32_t>(at + 8)});
-      const auto taken = static_cast<uint16_t>(taken_[used.back().id].size());
+      const auto id = memory_.read<uint16_t>(at + 12);
+      if (!taken_.contains(id)) return used;
+      used.push_back({id, memory_.read<uint32_t>(at + 8)});
+      const auto taken = static_cast<uint16_t>(taken_[id].size());
       give_back(used.back().id);
       seen_ = static_cast<uint16_t>(seen_ + taken);
       if (seen_ >= size_) {

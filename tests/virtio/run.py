@@ -14,6 +14,7 @@ import pty
 import random
 import re
 import select
+import shutil
 import signal
 import struct
 import subprocess
@@ -42,9 +43,11 @@ class Bench:
             return False
         return True
 
-    def command(self, name, script, options, cpus, memory, console="stdio"):
+    def command(self, name, script, options, cpus, memory, console="stdio", files=(), extra=""):
         folder = self.scratch / name
         (folder / "test").mkdir(parents=True)
+        for file in files:
+            shutil.copy(file, folder / "test")
         program = folder / "test/run.sh"
         program.write_text("#!/bin/sh\n" + script + "\necho @@done\n")
         program.chmod(0o755)
@@ -53,12 +56,12 @@ class Bench:
         command = [self.rhea, "run", "--kernel", self.kernel, "--memory", memory, "--cpus", str(cpus), "--console", console, "--no-reboot"]
         for part in (self.initrd, self.modules, overlay):
             command += ["--initrd", str(part)]
-        return [*command, "--append", "console=ttyS0 quiet rhea.run=/test/run.sh", *options]
+        return [*command, "--append", f"console=ttyS0 quiet rhea.run=/test/run.sh {extra}", *options]
 
-    def run(self, name, script, options=(), cpus=1, memory="256M"):
+    def run(self, name, script, options=(), cpus=1, memory="256M", files=(), extra=""):
         """What the script said, as {name: [values]}; None where the guest did not come to its end."""
         started = time.monotonic()
-        text, status = run_limited(self.command(name, script, options, cpus, memory), LIMIT)
+        text, status = run_limited(self.command(name, script, options, cpus, memory, files=files, extra=extra), LIMIT)
         problem = "" if status == 0 and "@@done" in text else f"status {status}" if status is not None else f"no end within {LIMIT} s"
         if not problem and re.search(r"Call Trace|BUG:|WARNING:|hung_task|I/O error", text):
             problem = "the kernel complains"
@@ -67,7 +70,7 @@ class Bench:
             print("".join(f"    {line[:200]}\n" for line in text.splitlines()[-40:]), end="")
             return None
         said = {}
-        for key, value in re.findall(r"^@@([\w.-]+):(.*)$", text, re.M):
+        for key, value in re.findall(r"^@@([\w./-]+):(.*)$", text, re.M):
             said.setdefault(key, []).append(value.strip())
         return said
 
@@ -256,7 +259,105 @@ echo @@gone:$((before - $(free)))
     bench.expect(said, "balloon-size", {"gone": lambda kib: 250000 <= int(kib) < 280000})
 
 
-CASES = [transport, channel, terminal, balloon]
+def disks(bench):
+    """What a disk says of itself, as the kernel understands it; discarding; read-only."""
+    first, second = bench.scratch / "first.img", bench.scratch / "second.img"
+    digest = pattern(first, 16 << 20, 2)
+    pattern(second, (4 << 20) + 512, 3)
+    said = bench.run("disks", """
+modprobe virtio_pci && modprobe virtio_blk
+show() { echo @@$1.$2:$(cat /sys/block/$1/$2); }
+for name in size serial ro cache_type queue/logical_block_size queue/physical_block_size queue/minimum_io_size queue/discard_granularity queue/max_segments; do show vda $name; show vdb $name; done
+echo @@queues:$(ls /sys/block/vda/mq | wc -l)
+[ $(cat /sys/block/vda/queue/discard_max_bytes) -gt 0 ] && echo @@discard:yes
+[ $(cat /sys/block/vda/queue/write_zeroes_max_bytes) -gt 0 ] && echo @@zeroes:yes
+echo @@digest:$(sha256sum /dev/vda | cut -d' ' -f1)
+blkdiscard -o 8388608 -l 4194304 /dev/vda && echo @@discarded:yes
+dd if=/dev/zero of=/dev/vdb bs=4096 count=1 2>/dev/null || echo @@readonly:yes
+""", ["--disk", f"{first},serial=RHEA-17,queues=4", "--disk", f"{second},readonly=on,block=4096"], cpus=4)
+    bench.expect(said, "disks", {
+        "vda.size": str((16 << 20) // 512), "vda.serial": "RHEA-17", "vda.ro": "0", "vda.cache_type": "write back",
+        "vda.queue/logical_block_size": "512", "vda.queue/physical_block_size": "4096", "vda.queue/minimum_io_size": "4096",
+        "vda.queue/discard_granularity": "4096", "vda.queue/max_segments": "254", "queues": "4", "discard": "yes", "zeroes": "yes", "digest": digest,
+        "discarded": "yes", "vdb.size": str((4 << 20) // 512), "vdb.serial": "", "vdb.ro": "1", "vdb.queue/logical_block_size": "4096",
+        "vdb.queue/physical_block_size": "4096", "readonly": "yes"})
+    if said is not None:
+        data = first.read_bytes()
+        good = data[:8 << 20] == random.Random(2).randbytes(16 << 20)[:8 << 20] and data[8 << 20:12 << 20] == bytes(4 << 20)
+        bench.counts.verdict("disks: what was discarded is gone, and nothing else", "" if good else "the image says otherwise")
+
+
+def many(bench):
+    """Four disks and four network cards, each with four queues, all of them used by four processors."""
+    options, digests = [], []
+    for number in range(4):
+        image = bench.scratch / f"many{number}.img"
+        digests.append(pattern(image, 4 << 20, 10 + number))
+        options += ["--disk", f"{image},queues=4", "--net", "user,queues=4"]
+    said = bench.run("many", """
+modprobe virtio_pci && modprobe virtio_blk && modprobe virtio_net
+for disk in vda vdb vdc vdd; do
+  echo @@digest:$(sha256sum /dev/$disk | cut -d' ' -f1)
+  for cpu in 0 1 2 3; do taskset $((1 << cpu)) dd if=/dev/$disk of=/dev/null bs=64k count=8 skip=$((8 * cpu)) iflag=direct 2>/dev/null; done
+done
+for card in 0 1 2 3; do
+  ip link set eth$card up && ip addr add 10.0.$((2 + card)).15/24 dev eth$card
+  for cpu in 0 1 2 3; do taskset $((1 << cpu)) ping -c 1 -W 5 10.0.$((2 + card)).2 >/dev/null && echo @@ping:$card; done
+  ip link set eth$card down
+  for queue in /sys/class/net/eth$card/queues/tx-*; do echo @@card:$card; done
+done
+grep -E 'virtio[0-9]+-req' /proc/interrupts | while read line; do set -- $line; echo @@used:$(($2 + $3 + $4 + $5 > 0)); done
+""", options, cpus=4)
+    bench.expect(said, "many", {"digest": digests, "ping": [str(card) for card in range(4) for _ in range(4)],
+                                "card": [str(card) for card in range(4) for _ in range(4)], "used": ["1"] * 16})
+
+
+def ports(bench):
+    """Devices behind PCI Express ports: the kernel numbers the buses and opens the windows; interrupts by messages and by pins."""
+    disk = bench.scratch / "ports.img"
+    digest = pattern(disk, 4 << 20, 20)
+    for name, pins in (("ports", ""), ("ports-intx", "pci=nomsi")):
+        said = bench.run(name, """
+modprobe virtio_pci && modprobe virtio_blk && modprobe virtio_net && modprobe virtio-rng
+echo @@ports:$(ls -d /sys/bus/pci/devices/0000:00:02.* | wc -l)
+echo @@behind:$(ls /sys/bus/pci/devices | grep -c '^0000:0[1-9]:00.0')
+echo @@disk:$(sha256sum /dev/vda | cut -d' ' -f1)
+""" + NETWORK, ["--transport", "pci-ports", "--disk", str(disk)], cpus=2, extra=pins)
+        bench.expect(said, name, {"ports": "4", "behind": "4", "disk": digest, "ping": "yes"})
+
+
+def code_pages(path, count):
+    """A function on each page: it returns a number that the page ends in."""
+    source = random.Random(4)
+    with open(path, "wb") as sink:
+        for _ in range(count):
+            value, body = source.getrandbits(32), b""
+            body += b"\xb8" + value.to_bytes(4, "little")  # mov eax, value
+            for _ in range(source.randrange(40)):
+                number = source.getrandbits(32)
+                body += b"\x05" + number.to_bytes(4, "little")  # add eax, number
+                value = (value + number) & 0xffffffff
+            body += b"\xc3"
+            sink.write(body.ljust(4088, b"\xcc") + value.to_bytes(8, "little"))
+
+
+def code(bench):
+    """Code that a disk's DMA writes over code that has been executed: always the new code runs."""
+    program = bench.scratch / "dmacode"
+    subprocess.run(["cc", "-O1", "-static", "-pthread", "-o", str(program), str(ROOT / "tests/virtio/programs/dmacode.c")], check=True)
+    raw, qcow2 = bench.scratch / "code.img", bench.scratch / "code.qcow2"
+    code_pages(raw, 64)
+    subprocess.run(["qemu-img", "convert", "-q", "-O", "qcow2", str(raw), str(qcow2)], check=True)
+    whole = os.environ.get("RHEA_TEST_LONG") == "1"  # else each image and each way once
+    for image, rings in ((f"{raw}", ("on", "off") if whole else ("on",)), (f"{qcow2},format=qcow2", ("on", "off") if whole else ("off",))):
+        for ring in rings:
+            name = f"code-{'qcow2' if 'qcow2' in image else 'raw'}-uring-{ring}"
+            said = bench.run(name, "modprobe virtio_pci && modprobe virtio_blk\n/test/dmacode /dev/vda 64", ["--disk", f"{image},io-uring={ring}"], cpus=2,
+                             files=[program])
+            bench.expect(said, name, {"code": "new"})
+
+
+CASES = [transport, channel, terminal, balloon, disks, many, ports, code]
 
 
 def main():

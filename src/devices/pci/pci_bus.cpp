@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Bus 0.
+// Functions on a bus, and the way to them.
 #include "devices/pci/pci_bus.h"
 
 #include <algorithm>
@@ -35,18 +35,37 @@ void PciBus::remove(PciFunction& function) {
   function.detach();
 }
 
+PciFunction* PciBus::find(uint8_t bus, uint8_t device_function) {
+  if (bus == (bridge_ ? bridge_->secondary_number() : 0)) return functions_[device_function];
+  for (PciFunction* function : functions_) {
+    PciBus* const behind = function == nullptr ? nullptr : function->bus_behind(bus);
+    if (behind != nullptr) return behind->find(bus, device_function);
+  }
+  return nullptr;
+}
+
+void PciBus::upstream_changed() {
+  for (PciFunction* function : functions_)
+    if (function != nullptr) function->upstream_changed();
+}
+
+void PciBus::reset_functions() {
+  for (PciFunction* function : functions_)
+    if (function != nullptr) function->reset();
+}
+
 uint32_t PciBus::config_read(uint8_t bus, uint8_t device_function, uint16_t offset, unsigned size_bytes) {
   const auto none = static_cast<uint32_t>(base::byte_mask(size_bytes));
-  if (bus != 0 || !valid_access(offset, size_bytes)) return none;
+  if (!valid_access(offset, size_bytes)) return none;
   const std::lock_guard lock(mutex_);
-  PciFunction* function = functions_[device_function];
+  PciFunction* const function = find(bus, device_function);
   return function == nullptr ? none : function->config_read(offset, size_bytes);
 }
 
 void PciBus::config_write(uint8_t bus, uint8_t device_function, uint16_t offset, uint32_t value, unsigned size_bytes) {
-  if (bus != 0 || !valid_access(offset, size_bytes)) return;
+  if (!valid_access(offset, size_bytes)) return;
   const std::lock_guard lock(mutex_);
-  if (PciFunction* function = functions_[device_function]) function->config_write(offset, value, size_bytes);
+  if (PciFunction* const function = find(bus, device_function)) function->config_write(offset, value, size_bytes);
 }
 
 }  // namespace rhea::devices

@@ -63,8 +63,8 @@ void PciFunction::attach(PciBus* bus, uint8_t device, uint8_t function) {
   device_ = device;
   function_ = function;
   if (identity_.interrupt_pin != 0)
-    intx_line_ = io::IrqLine(&bus->context().router,
-                             PciBus::intx_gsi(device, static_cast<uint8_t>(identity_.interrupt_pin - 1)));
+    intx_line_ =
+        io::IrqLine(&bus->context().router, bus->gsi(device, static_cast<uint8_t>(identity_.interrupt_pin - 1)));
   update_bars();
 }
 
@@ -155,6 +155,17 @@ void PciFunction::config_write(uint16_t offset, uint32_t value, unsigned size_by
 
 void PciFunction::on_config_written(uint16_t, unsigned) {}
 
+bool PciFunction::bus_master() const {
+  return (command() & kCommandMaster) && (bus_ == nullptr || bus_->passes_upstream());
+}
+
+void PciFunction::upstream_changed() {
+  update_bars();
+  on_upstream_changed();
+}
+
+unsigned PciFunction::upstream_gsi(uint8_t pin) const { return bus_ == nullptr ? 0 : bus_->gsi(device_, pin); }
+
 uint64_t PciFunction::bar_address(unsigned index) const {
   const Bar& bar = bars_[index].bar;
   const size_t offset = kBar0 + 4 * index;
@@ -173,7 +184,7 @@ void PciFunction::update_bars() {
     const uint64_t address = bar_address(index);
     const uint64_t limit = io ? kPortLimit : kMemoryLimit;
     const bool decoded = (command() & (io ? kCommandIo : kCommandMemory)) && address != 0 && address < limit &&
-                         entry.bar.size_bytes <= limit - address;
+                         entry.bar.size_bytes <= limit - address && bus_->passes(io, address, entry.bar.size_bytes);
     if (entry.mapped && decoded && entry.address == address) continue;
     io::AddressSpace& space = io ? bus_->context().ports : bus_->context().memory;
     if (entry.mapped) space.unmap(entry.mapping);

@@ -68,11 +68,18 @@ class PciFunction : public io::Device {
   // --- running ---
   void set_intx(bool level);  // any thread; gated by the interrupt-disable bit
   uint16_t command() const { return static_cast<uint16_t>(config(pci_regs::kCommand, 2)); }
-  bool bus_master() const { return command() & pci_regs::kCommandMaster; }
+  bool bus_master() const;                     // and so may every bridge on the way
   uint64_t bar_address(unsigned index) const;  // as programmed, whether decoded or not
   void send_msi(const io::MsiMessage& message);
 
+  // Of bridges: the bus behind, if this number is its or one behind it; nullptr.
+  virtual PciBus* bus_behind(uint8_t) { return nullptr; }
+  void upstream_changed();  // by the bus, under its lock
+
  protected:
+  // What a bridge on the way lets through is another than before; BARs have followed.
+  virtual void on_upstream_changed() {}
+  unsigned upstream_gsi(uint8_t pin) const;  // of a pin of this function's device
   // After the guest wrote [offset, offset + size). Configuration-access thread, the bus's lock held: it must not
   // make configuration accesses through the bus.
   virtual void on_config_written(uint16_t offset, unsigned size_bytes);

@@ -73,7 +73,7 @@ PciFunction::Identity PciTransport::identity_of(const VirtioDevice& device) {
           .interrupt_pin = 1};
 }
 
-PciTransport::PciTransport(std::unique_ptr<VirtioDevice> device)
+PciTransport::PciTransport(std::unique_ptr<VirtioDevice> device, Place place)
     : PciFunction(identity_of(*device)), owned_(std::move(device)), device_(*owned_) {
   add_bar(0, {.kind = BarKind::kMemory64, .size_bytes = kRegisterBarBytes, .handler = &registers_});
   add_bar(2, {.kind = BarKind::kMemory32, .size_bytes = kTableBarBytes, .handler = &table_});
@@ -83,6 +83,7 @@ PciTransport::PciTransport(std::unique_ptr<VirtioDevice> device)
   add_region(kCapabilityNotify, kNotifyOffset, kRegionBytes, kNotifyMultiplier);
   add_region(kCapabilityWindow, 0, 0);
   add_msix();
+  if (place == Place::kPort) add_express();
   device_.set_transport(this);
   device_.hold(VirtioDevice::Hold::kTransport);
 }
@@ -130,6 +131,20 @@ void PciTransport::add_msix() {
   std::vector<uint8_t> mask(body.size(), 0);
   mask[1] = static_cast<uint8_t>((kMsixEnable | kMsixFunctionMask) >> 8);
   msix_capability_ = add_capability(pci_regs::kCapabilityMsix, body, mask);
+}
+
+// An endpoint that needs nothing: no link but the one of all such ports. [PCIe-4.0 7.5.3]
+void PciTransport::add_express() {
+  std::vector<uint8_t> body(58), mask(58);
+  body[0] = 2;                 // version 2, endpoint
+  body[3] = 0x80;              // device capabilities: role-based error reporting
+  body[10] = body[16] = 0x11;  // link capabilities and status: 2.5 GT/s, one lane
+  mask[6] = 0xff;              // device control
+  mask[7] = 0x7f;
+  mask[14] = 0xc3;  // link control
+  body[42] = 2;     // link capabilities 2: 2.5 GT/s
+  body[46] = 1;     // link control 2
+  add_capability(pci_regs::kCapabilityPciExpress, body, mask);
 }
 
 // ---- BAR 0 ----

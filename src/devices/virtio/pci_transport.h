@@ -18,7 +18,11 @@ namespace rhea::devices::virtio {
 
 class PciTransport final : public PciFunction, public Transport {
  public:
-  explicit PciTransport(std::unique_ptr<VirtioDevice> device);
+  enum class Place : uint8_t {
+    kRootComplex,
+    kPort
+  };  // on bus 0, or in a slot of its own: then with PCI Express registers
+  explicit PciTransport(std::unique_ptr<VirtioDevice> device, Place place = Place::kRootComplex);
   ~PciTransport() override;
 
   // PciFunction
@@ -35,6 +39,7 @@ class PciTransport final : public PciFunction, public Transport {
 
  protected:
   void on_config_written(uint16_t offset, unsigned size_bytes) override;
+  void on_upstream_changed() override { update_bus_master(); }
 
  private:
   // BAR 0: the registers that the capabilities point into. BAR 1: the MSI-X table and its pending bits.
@@ -62,6 +67,7 @@ class PciTransport final : public PciFunction, public Transport {
   static Identity identity_of(const VirtioDevice& device);
   void add_region(uint8_t type, uint32_t offset, uint32_t length, uint32_t multiplier = 0);
   void add_msix();
+  void add_express();
   uint64_t read(uint64_t offset, unsigned size_bytes);
   void write(uint64_t offset, uint64_t value, unsigned size_bytes);
   uint64_t read_common(uint64_t offset) const;

@@ -26,9 +26,9 @@
 
 namespace rhea::machine {
 
-// How virtio devices reach the guest. `kMmio`: announced by ACPI; `kMmioCommandLine`: on the kernel's command line, for
-// kernels without ACPI.
-enum class VirtioTransport : uint8_t { kPci, kMmio, kMmioCommandLine };
+// How virtio devices reach the guest. `kPciPorts`: each behind a PCI Express port of its own. `kMmio`: announced by
+// ACPI; `kMmioCommandLine`: on the kernel's command line, for kernels without ACPI.
+enum class VirtioTransport : uint8_t { kPci, kPciPorts, kMmio, kMmioCommandLine };
 
 // What the user chose about the board's devices.
 struct BoardOptions {

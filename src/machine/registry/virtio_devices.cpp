@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "devices/pci/lpc_bridge/lpc_bridge.h"
+#include "devices/pci/root_port/root_port.h"
 #include "devices/virtio/balloon/balloon.h"
 #include "devices/virtio/blk/blk.h"
 #include "devices/virtio/console/console.h"
@@ -28,6 +29,7 @@ constexpr uint32_t kStateVersion = 1;
 constexpr uint8_t kFirstSlot = 2;
 
 constexpr std::string_view kFormats[] = {kFormatByName, "raw", "qcow2"};
+constexpr std::string_view kBlockSizes[] = {"512", "4096"};
 constexpr std::string_view kBackings[] = {"beside", "anywhere"};
 constexpr io::PropertySpec kDiskProperties[] = {
     {.name = "path", .help = "image file or block device", .required = true},
@@ -38,6 +40,11 @@ constexpr io::PropertySpec kDiskProperties[] = {
      .choices = kFormats},
     {.name = "readonly", .type = io::PropertyType::kBool, .help = "refuse writes", .default_value = "off"},
     {.name = "serial", .help = "serial number, up to 20 characters", .default_value = ""},
+    {.name = "block",
+     .type = io::PropertyType::kChoice,
+     .help = "bytes of a block, as the guest sees them",
+     .default_value = "512",
+     .choices = kBlockSizes},
     {.name = "queues",
      .type = io::PropertyType::kUint,
      .help = "request queues",
@@ -60,19 +67,54 @@ constexpr io::DeviceSpec kDiskSpec = {
 // Gives each device its place: the next PCI slot, or the next registers and interrupt line.
 class Slots {
  public:
-  explicit Slots(Board& board) : board_(board) {}
+  Slots(Board& board, std::vector<NamedDevice>& devices) : board_(board), devices_(devices) {}
 
-  Result<std::unique_ptr<io::Device>> plug(std::unique_ptr<VirtioDevice> device) {
-    if (board_.options.transport != VirtioTransport::kPci) return plug_mmio(std::move(device));
+  Status plug(const std::string& name, std::unique_ptr<VirtioDevice> device) {
+    switch (board_.options.transport) {
+      case VirtioTransport::kPci: return plug_pci(name, std::move(device));
+      case VirtioTransport::kPciPorts: return plug_port(name, std::move(device));
+      case VirtioTransport::kMmio:
+      case VirtioTransport::kMmioCommandLine: break;
+    }
+    return plug_mmio(name, std::move(device));
+  }
+
+ private:
+  void keep(const std::string& name, std::unique_ptr<io::Device> device) {
+    devices_.push_back({name, kStateVersion, std::move(device)});
+  }
+
+  Status plug_pci(const std::string& name, std::unique_ptr<VirtioDevice> device) {
     if (next_ == devices::LpcBridge::kDeviceNumber)
       return fail(ErrorCode::kExhausted, "too many devices: the PCI bus has no slot left");
     auto transport = std::make_unique<PciTransport>(std::move(device));
     RHEA_TRY(board_.pci.add(*transport, next_++, 0));
-    return transport;
+    keep(name, std::move(transport));
+    return {};
   }
 
- private:
-  Result<std::unique_ptr<io::Device>> plug_mmio(std::unique_ptr<VirtioDevice> device) {
+  // Eight ports share a device number. A port outlives what is behind it, so it comes later in the list.
+  Status plug_port(const std::string& name, std::unique_ptr<VirtioDevice> device) {
+    constexpr unsigned kFunctions = 8, kMost = (devices::LpcBridge::kDeviceNumber - kFirstSlot) * kFunctions;
+    if (ports_ == kMost)
+      return fail(ErrorCode::kExhausted, fmt::format("too many devices: there are {} PCI Express ports", kMost));
+    auto port = std::make_unique<devices::RootPort>(
+        devices::RootPort::Options{
+            .name = fmt::format("port{}", ports_), .number = static_cast<uint8_t>(ports_), .multifunction = true},
+        board_.pci.context());
+    RHEA_TRY(board_.pci.add(*port, static_cast<uint8_t>(kFirstSlot + ports_ / kFunctions),
+                            static_cast<uint8_t>(ports_ % kFunctions)));
+    ++ports_;
+    auto transport = std::make_unique<PciTransport>(std::move(device), PciTransport::Place::kPort);
+    RHEA_TRY(port->secondary_bus().add(*transport, 0, 0));
+    port->set_occupied();
+    keep(name, std::move(transport));
+    const std::string port_name(port->name());
+    keep(port_name, std::move(port));
+    return {};
+  }
+
+  Status plug_mmio(const std::string& name, std::unique_ptr<VirtioDevice> device) {
     // Lines that PCI devices share, level-triggered, or ISA's, which are not: there each device has its own.
     constexpr unsigned kLevelLines[] = {16, 17, 18, 19, 20, 21, 22, 23}, kIsaLines[] = {5, 6, 7, 10, 11, 14, 15};
     constexpr size_t kMost = 64;
@@ -90,10 +132,13 @@ class Slots {
                          .handler = transport.get(),
                          .name = std::string(transport->name())});
     board_.virtio_mmio.push_back(slot);
-    return transport;
+    keep(name, std::move(transport));
+    return {};
   }
 
   Board& board_;
+  std::vector<NamedDevice>& devices_;
+  unsigned ports_ = 0;
   uint8_t next_ = kFirstSlot;
 };
 
@@ -105,8 +150,9 @@ Result<std::unique_ptr<VirtioDevice>> create_disk(const DiskOptions& options, co
                                          .backing_anywhere = options.backing_anywhere,
                                          .trusted_backing = options.trusted_backing,
                                          .allow_io_uring = options.io_uring}));
-  return RHEA_TRY(devices::virtio::Blk::create({.name = name, .serial = options.serial, .queues = options.queues},
-                                               {.memory = memory, .thread = thread, .disk = std::move(disk)}));
+  return RHEA_TRY(devices::virtio::Blk::create(
+      {.name = name, .serial = options.serial, .queues = options.queues, .block_bytes = options.block_bytes},
+      {.memory = memory, .thread = thread, .disk = std::move(disk)}));
 }
 
 }  // namespace
@@ -124,20 +170,20 @@ Result<DiskOptions> parse_disk(std::string_view text) {
                      .serial = values.get_string("serial"),
                      .read_only = values.get_bool("readonly"),
                      .queues = static_cast<unsigned>(values.get_uint("queues")),
+                     .block_bytes = values.get_string("block") == "4096" ? 4096u : 512u,
                      .backing_anywhere = values.get_string("backing") == "anywhere",
                      .io_uring = values.get_bool("io-uring")};
 }
 
 Status create_virtio_devices(Board& board, memory::GuestMemory& memory,
                              std::vector<std::unique_ptr<base::IoThread>>& threads, std::vector<NamedDevice>& devices) {
-  Slots slots(board);
+  Slots slots(board, devices);
   const auto new_thread = [&threads](const std::string& name) -> Result<base::IoThread*> {
     threads.push_back(RHEA_TRY(base::IoThread::create(name)));
     return threads.back().get();
   };
-  const auto plug = [&](const std::string& name, std::unique_ptr<VirtioDevice> device) -> Status {
-    devices.push_back({name, kStateVersion, RHEA_TRY(slots.plug(std::move(device)))});
-    return {};
+  const auto plug = [&](const std::string& name, std::unique_ptr<VirtioDevice> device) {
+    return slots.plug(name, std::move(device));
   };
   for (size_t i = 0; i < board.options.disks.size(); ++i) {
     const std::string name = fmt::format("disk{}", i);

@@ -37,6 +37,7 @@ struct DiskOptions {
   std::string serial;
   bool read_only = false;
   unsigned queues = 1;
+  uint32_t block_bytes = 512;
   bool backing_anywhere = false;
   std::string trusted_backing;  // as in block::OpenOptions
   bool io_uring = true;

@@ -152,7 +152,7 @@ void Blk::start_transfer(std::shared_ptr<Job> job, bool write) {
   read_from(job->chain.readable, 0, header);
   std::memcpy(&sector, header + 8, 8);
   const uint64_t bytes = write ? job->chain.readable_bytes - kHeaderBytes : job->chain.writable_bytes;
-  const uint64_t sectors = disk_->size_bytes() / kSectorBytes;
+  const uint64_t sectors = this->sectors();
   if (write && disk_->read_only()) return finish(*job, kIoError);
   if (bytes % kSectorBytes != 0 || sector > sectors || bytes / kSectorBytes > sectors - sector)
     return finish(*job, kIoError);
@@ -179,7 +179,7 @@ void Blk::start_ranges(std::shared_ptr<Job> job, bool zeroes) {
   const uint64_t count = bytes / kRangeBytes;
   if (disk_->read_only() || bytes % kRangeBytes != 0 || count == 0 || count > kMaximumRanges)
     return finish(*job, kIoError);
-  const uint64_t sectors = disk_->size_bytes() / kSectorBytes;
+  const uint64_t sectors = this->sectors();
   for (uint64_t i = count; i-- > 0;) {
     std::byte range[kRangeBytes];
     read_from(job->chain.readable, kHeaderBytes + i * kRangeBytes, range);
@@ -241,13 +241,17 @@ void Blk::finish(Job& job, uint8_t status) {
 
 // ---- configuration ----
 
+uint32_t Blk::block_bytes() const { return std::max(options_.block_bytes, disk_->block_bytes()); }
+
+uint64_t Blk::sectors() const { return disk_->size_bytes() / block_bytes() * (block_bytes() / kSectorBytes); }
+
 void Blk::fill_configuration(std::span<std::byte> out) {
-  put<uint64_t>(out, kCapacity, disk_->size_bytes() / kSectorBytes);
+  put<uint64_t>(out, kCapacity, sectors());
   put<uint32_t>(out, kSegmentMaximum, options_.queue_size - kSegmentsBesideData);
-  put<uint32_t>(out, kBlockSize, disk_->block_bytes());
-  const uint32_t physical = std::max(disk_->optimal_block_bytes(), disk_->block_bytes());
-  put<uint8_t>(out, kPhysicalBlockExponent, static_cast<uint8_t>(std::countr_zero(physical / disk_->block_bytes())));
-  put<uint16_t>(out, kMinimumIoSize, static_cast<uint16_t>(physical / disk_->block_bytes()));
+  put<uint32_t>(out, kBlockSize, block_bytes());
+  const uint32_t physical = std::max(disk_->optimal_block_bytes(), block_bytes());
+  put<uint8_t>(out, kPhysicalBlockExponent, static_cast<uint8_t>(std::countr_zero(physical / block_bytes())));
+  put<uint16_t>(out, kMinimumIoSize, static_cast<uint16_t>(physical / block_bytes()));
   put<uint8_t>(out, kWriteback, writeback_);
   put<uint16_t>(out, kQueueCount, static_cast<uint16_t>(options_.queues));
   put<uint32_t>(out, kDiscardSectors, kMaximumRangeSectors);

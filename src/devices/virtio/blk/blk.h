@@ -22,6 +22,7 @@ class Blk final : public VirtioDevice {
     std::string serial;  // up to 20 bytes; empty: none
     unsigned queues = 1;
     uint16_t queue_size = 256;
+    uint32_t block_bytes = 0;  // what the guest sees as the disk's blocks: 512 or 4096; 0: as the disk has them
   };
   struct Context {
     memory::GuestMemory& memory;
@@ -56,6 +57,8 @@ class Blk final : public VirtioDevice {
   void finish(Job& job, uint8_t status);
   void drain();
   bool writeback() const;
+  uint32_t block_bytes() const;
+  uint64_t sectors() const;  // of 512 bytes; whole blocks
 
   const Options options_;
   base::IoThread& thread_;

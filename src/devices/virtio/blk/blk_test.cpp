@@ -159,6 +159,21 @@ TEST_P(BlkTest, RefusesWhatLiesBeyondTheEnd) {
   EXPECT_EQ(request(blk::kIn, sectors - 1, 512, true), blk::kOk);
 }
 
+// A disk of 4096-byte blocks ends with its last whole one.
+TEST_P(BlkTest, BlocksMayBeLarger) {
+  disk.bytes.resize((1 << 20) + 512);
+  auto created = Blk::create({.block_bytes = 4096},
+                             {.memory = memory.get(), .thread = *thread, .disk = std::make_unique<FakeDisk>(disk)});
+  ASSERT_TRUE(created);
+  blk = std::move(*created);
+  negotiate(0);
+  EXPECT_EQ(blk->read_configuration(blk::kCapacity, 8), 2048u);
+  EXPECT_EQ(blk->read_configuration(blk::kBlockSize, 4), 4096u);
+  EXPECT_EQ(blk->read_configuration(blk::kPhysicalBlockExponent, 1), 0u);
+  EXPECT_EQ(request(blk::kIn, 2048, 512, true), blk::kIoError);
+  EXPECT_EQ(request(blk::kIn, 2040, 4096, true), blk::kOk);
+}
+
 TEST_P(BlkTest, FlushesIdentifiesAndZeroes) {
   EXPECT_EQ(request(blk::kFlush, 0, 0, false), blk::kOk);
   EXPECT_EQ(disk.seen.back(), block::Operation::kFlush);
