@@ -71,19 +71,6 @@ bool same_vectors(const MachineState& expected, const MachineState& actual) {
          same(kXsaveYmmHigh, 256) && same_avx512(expected, actual);
 }
 
-// The sign bits of a gather's mask elements.
-uint32_t mask_bits(const MachineState& state, const Tolerance& tolerance) {
-  const auto reg = static_cast<size_t>(tolerance.gather_mask);
-  uint32_t bits = 0;
-  for (unsigned i = 0; i < tolerance.gather_elements; ++i) {
-    const size_t last = (i + 1u) * tolerance.gather_element_bytes - 1;
-    const std::byte top =
-        last < 16 ? state.xsave[kXsaveXmm + 16 * reg + last] : state.xsave[kXsaveYmmHigh + 16 * reg + last - 16];
-    bits |= static_cast<uint32_t>(top >> 7) << i;
-  }
-  return bits;
-}
-
 void compare_vectors(Comparison& comparison, const MachineState& expected, const MachineState& actual,
                      const Tolerance& tolerance) {
   if (same_vectors(expected, actual)) return;  // nearly always, and there is much to format below
@@ -112,10 +99,6 @@ void compare_vectors(Comparison& comparison, const MachineState& expected, const
     }
   }
   for (size_t i = 0; i < 16; ++i) {
-    if (static_cast<int>(i) == tolerance.gather_mask) {
-      comparison.number("gather mask", mask_bits(expected, tolerance), mask_bits(actual, tolerance));
-      continue;
-    }
     const size_t low = kXsaveXmm + 16 * i, high = kXsaveYmmHigh + 16 * i;
     comparison.bytes(fmt::format("xmm{}", i), expected.xsave.data() + low, actual.xsave.data() + low, 16);
     comparison.bytes(fmt::format("ymm{}[255:128]", i), expected.xsave.data() + high, actual.xsave.data() + high, 16);

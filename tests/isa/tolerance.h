@@ -17,9 +17,6 @@ struct Tolerance {
   bool x87_stack = false;          // an MMX instruction that faulted may have emptied it
   bool x87_pointers = false;       // FIP, FDP and FOP: only while looking for something else
   bool not_judged = false;         // the order of two faults of one instruction is the processor's own
-  // A gather that faulted: the mask register's elements count by their sign bits only.
-  int gather_mask = -1;
-  uint8_t gather_elements = 0, gather_element_bytes = 0;
 };
 
 // Derived from the instruction at which the host's run ended. `ignore_x87_pointers`: FIP, FDP and FOP do not count.
