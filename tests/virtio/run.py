@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-# rhea-suite: timeout=600
+# rhea-suite: timeout=1200
 """Debian's kernel with its own virtio drivers: what they find, use and say of Rhea's devices.
 
 Each case is a VM with busybox, the kernel's modules and a script. A line "@@name:value" of the script is looked at here.
@@ -357,6 +357,15 @@ def code(bench):
             bench.expect(said, name, {"code": "new"})
 
 
+def fuzzers(counts):
+    """At full depth: five minutes of each fuzz target of a virtio device."""
+    if shutil.which("clang++-19") is None:
+        return counts.skip("fuzz targets", "clang++-19 is not installed (tools/deps.sh fuzz)")
+    for device in ("balloon", "blk", "console", "net", "rng"):
+        text, status = run_limited([str(ROOT / "tools/run_fuzzers.sh"), "300", f"virtio_{device}_fuzz"], 3600)
+        counts.verdict(f"fuzz target virtio_{device}", "" if status == 0 else text[-500:])
+
+
 CASES = [transport, channel, terminal, balloon, disks, many, ports, code]
 
 
@@ -375,6 +384,8 @@ def main():
         for case in CASES:
             if not arguments.case or case.__name__ in arguments.case:
                 case(bench)
+    if os.environ.get("RHEA_TEST_LONG") == "1" and not arguments.case:
+        fuzzers(counts)
     return counts.end()
 
 
