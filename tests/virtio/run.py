@@ -174,6 +174,7 @@ def channel(bench):
     target = bench.scratch / "channel.txt"
     said = bench.run("channel", """
 modprobe virtio_pci && modprobe virtio_console
+until grep -q org.example /sys/class/virtio-ports/*/name 2>/dev/null; do sleep 0.2; done
 for port in /sys/class/virtio-ports/*; do echo @@name:$(cat $port/name); done
 seq 1 20000 >/dev/$(basename $(dirname $(grep -l org.example /sys/class/virtio-ports/*/name)))
 echo @@wrote:$?
@@ -190,7 +191,7 @@ def terminal(bench):
 modprobe virtio_pci && modprobe virtio_console
 until stty raw -echo </dev/hvc0 2>/dev/null; do sleep 0.1; done
 exec </dev/hvc0 >/dev/hvc0 2>&1
-size() { for i in 1 2 3 4 5 6 7 8 9 10; do [ "$(stty size)" = "$1" ] && break; sleep 0.5; done; echo "@@$2:$(stty size)"; }
+size() { for i in $(seq 60); do [ "$(stty size)" = "$1" ] && break; sleep 0.5; done; echo "@@$2:$(stty size)"; }
 size "30 100" first
 size "50 132" second
 echo @@type
