@@ -47,6 +47,7 @@ GUESTS = [
     Guest("timers"),
     Guest("irq"),
     Guest("features"),
+    Guest("avx512"),
     Guest("smc"),
     Guest("strings"),
     Guest("tasks"),
