@@ -95,6 +95,8 @@ struct alignas(4096) Context {
   uint64_t sign_mask = uint64_t{1} << 63;
   uint64_t x87_summary_mask = 0x80;  // FSW.ES
   uint64_t scratch[8] = {};          // spill space inside one instruction
+  uint64_t access_mask = 0;          // of an EVEX memory operand that missed the TLB: the mask register,
+  uint32_t access_shape = 0;         // and how it applies (runtime/entry_points.h)
   uint64_t apic_page = 0;            // physical page of the local APIC's registers | 1; 0 while they are not mapped
   uint64_t tsc_offset = 0;           // guest TSC = host TSC + this (TSC_ADJUST included)
   int64_t instructions_left = 0;     // deterministic clock: budget, counted down per block

@@ -319,7 +319,7 @@ void prepare(const Insn& insn, Rng& random, TestCase& test_case, Item& item) {
   const bool indirect = info.translation == Translation::kJmpInd || info.translation == Translation::kCallInd;
   uint64_t address = 0;
   if (insn.has_memory && insn.has_modrm) {
-    const unsigned alignment = info.memory_alignment == 1 ? (insn.vex_l ? 32 : 16) : info.memory_alignment;
+    const unsigned alignment = info.memory_alignment == 1 ? 16u << insn.vex_l : info.memory_alignment;
     const uint64_t target =
         random_target(random, access_bytes(insn), alignment, test_case.program.mode32 || insn.mem.address_size < 8);
     address = aim(insn, insn.mem.address_size == 2 ? kLowLinear + target % kPage : target, random, state, item);

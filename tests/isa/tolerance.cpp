@@ -60,7 +60,9 @@ void tolerate_fault(const Insn& insn, const Output& native, const Output& actual
   // does a call that faults.
   const bool area = row.translation == Translation::kFpuEnv;
   const bool ordered = row.translation == Translation::kPusha || row.translation == Translation::kCallInd;
-  tolerance.any_fault_address = area || ordered || (row.translation == Translation::kMaskMem && !insn.mem.vsib);
+  const bool masked_store = insn.evex_mask && insn.operands[0].kind == OperandKind::kMemory;
+  tolerance.any_fault_address =
+      area || ordered || masked_store || (row.translation == Translation::kMaskMem && !insn.mem.vsib);
   const bool loads = row.mnemonic.find("rstor") != std::string_view::npos || row.mnemonic == "fldenv";
   tolerance.partial_stores =
       (area && !loads) || row.translation == Translation::kPusha || row.name == "FSTP_Mt" || row.name == "FBSTP";

@@ -27,7 +27,12 @@ ThunkResult entry_raise(Context* context, uint32_t info, uint64_t, uint64_t retu
 inline constexpr uint32_t kInfoSizeMask = 0xff, kInfoWrite = 1u << 8, kInfoMmuShift = 9, kInfoRead = 1u << 15,
                           kInfoAlignCheck = 1u << 14, kInfoStack = 1u << 13, kInfoX87Store = 1u << 12,
                           kInfoLocked = 1u << 11,  // a read and write that nobody may come between
-    kInfoAlignmentShift = 16, kInfoSegmentShift = 16;
+    kInfoAlignmentShift = 16, kInfoAlignmentMask = 0x7f, kInfoSegmentShift = 16,
+                          kInfoMasked = 1u << 23,  // see Context::access_mask
+    kInfoAlways = 1u << 24;                        // the TLB is never asked
+
+// Context::access_shape: bytes of an element, lanes << 8, and how the mask applies. [rows.inc, attributes]
+inline constexpr uint32_t kShapePacked = 1u << 16, kShapeWhole = 1u << 17;
 
 // The info word of the branch thunk: where the fault of a target that cannot be lies (the guest offset of the branch;
 // that of the target where nothing branched), and the bytes the branch took off the stack (signed), or that it has

@@ -79,13 +79,15 @@ ThunkResult Runtime::memory_access(uint64_t linear, uint32_t info, uint64_t retu
   const unsigned size = info & kInfoSizeMask;
   const bool write = info & kInfoWrite;
   const auto mmu = static_cast<MmuIndex>((info >> kInfoMmuShift) & 3);
+  bounce_.active = bounce_.code_store = false;  // of an instruction that faulted natively after it was armed
+  const bool refused = linear == kRefusedLinear && !mode::code64(c.mode);
+  if ((info & kInfoMasked) && !(refused && selects_any(size))) return masked_access(linear, info, return_address);
   ++counters_.tlb_misses;
   access_return_ = return_address;
   c.code_invalidated = 0;
-  bounce_.active = bounce_.code_store = false;  // of an instruction that faulted natively after it was armed
-  if (linear == kRefusedLinear && !mode::code64(c.mode))
-    return refuse_access(segment_refusal_, linear, info, return_address);
-  if (const uint64_t alignment = info >> kInfoAlignmentShift; alignment && (linear & (alignment - 1)))
+  if (refused) return refuse_access(segment_refusal_, linear, info, return_address);
+  if (const uint64_t alignment = (info >> kInfoAlignmentShift) & kInfoAlignmentMask;
+      alignment && (linear & (alignment - 1)))
     return fault_at(Exception{.vector = kGeneralProtection, .has_error_code = true}, return_address);
   const auto canonical = [](uint64_t address) {
     return static_cast<uint64_t>(static_cast<int64_t>(address << 16) >> 16) == address;
@@ -131,7 +133,7 @@ ThunkResult Runtime::memory_access(uint64_t linear, uint32_t info, uint64_t retu
   const bool unseen = fill_data_tlb(linear, *translation, host, mmu, write);
   // An access that always comes this way (alignment checked here, or a breakpoint on the page) is served here, not by
   // another try.
-  if (!(info & kInfoAlignCheck) && !data_page_watched(c, linear, write)) return {kActionContinue, 0};
+  if (!(info & kInfoAlways) && !data_page_watched(c, linear, write)) return {kActionContinue, 0};
   if (write && !unseen) return code_store(translation->physical, size, host, linear);
   return {kActionProceed, reinterpret_cast<uint64_t>(host) - linear};
 }
@@ -257,10 +259,14 @@ ThunkResult Runtime::memory_after(uint64_t return_address, AfterStore after) {
   }
   if (bounce_.active && !(injected(c, 51) && bounce_.size == 16)) {
     bounce_.active = false;
-    std::byte* data = c.bounce.data() + bounce_.offset;
-    copy_piece(bounce_.physical[0], data, bounce_.first_size, true);
-    if (!injected(c, 50))
-      copy_piece(bounce_.physical[1], data + bounce_.first_size, bounce_.size - bounce_.first_size, true);
+    if (bounce_.masked) {
+      copy_selected(true);
+    } else {
+      std::byte* data = c.bounce.data() + bounce_.offset;
+      copy_piece(bounce_.physical[0], data, bounce_.first_size, true);
+      if (!injected(c, 50))
+        copy_piece(bounce_.physical[1], data + bounce_.first_size, bounce_.size - bounce_.first_size, true);
+    }
   }
   if (bounce_.code_store) {
     bounce_.code_store = false;

@@ -173,6 +173,10 @@ class Runtime final : public io::ViewListener {
   void set_rip_from_host(uint64_t return_address);
   void correct_instruction_count(const Block& block, const HostPoint& point, unsigned executed);
   ThunkResult cross_page_access(uint64_t linear, uint32_t info, uint64_t return_address);
+  // masked_access.cpp
+  ThunkResult masked_access(uint64_t linear, uint32_t info, uint64_t return_address);
+  void copy_selected(bool to_guest);
+  bool selects_any(unsigned size) const;
   ThunkResult code_store(uint64_t physical, unsigned size, std::byte* host, uint64_t linear);
   ThunkResult device_access(uint64_t linear, uint64_t physical, unsigned size, uint32_t info);
   void settle_clock_at_access();
@@ -239,6 +243,8 @@ class Runtime final : public io::ViewListener {
     uint64_t offset = 0;     // into context.bounce
     bool x87_store = false;  // an unmasked exception suppresses the store
     bool refused = false;    // ... and the fault `exception`, which it would meet otherwise
+    bool masked = false;     // only the bytes of `bytes` are accessed
+    uint64_t bytes = 0;
     Exception exception{};
     uint16_t fop = 0;  // x87 pointers before it
     uint64_t fip = 0, fdp = 0;

@@ -146,9 +146,38 @@ HostMem BlockBuilder::fold(const HostMem& mem) {
   return {.base = kScratchA};
 }
 
+uint32_t BlockBuilder::required_alignment() const {
+  const uint32_t alignment = insn_->has_memory ? isa::x86::row_info(insn_->row).memory_alignment : 0;
+  return alignment == 1 ? 16u << insn_->vex_l : alignment;
+}
+
+// Whether there is something that the mask leaves out of the memory operand.
+bool BlockBuilder::masked_memory() const {
+  const isa::x86::RowInfo& row = isa::x86::row_info(insn_->row);
+  if (!insn_->has_memory || !insn_->evex_mask || !row.element_bytes) return false;
+  return !row.memory_whole || insn_->operands[0].kind == isa::x86::OperandKind::kMemory;
+}
+
+// Tells the slow path which bytes count.
+void BlockBuilder::emit_access_mask() {
+  const isa::x86::RowInfo& row = isa::x86::row_info(insn_->row);
+  unsigned bytes = 0;
+  for (unsigned i = 0; i < insn_->operand_count; ++i)
+    if (insn_->operands[i].kind == isa::x86::OperandKind::kMemory) bytes = insn_->operands[i].size_bytes;
+  const bool repeated = row.memory_repeated || insn_->evex_b;
+  const unsigned lanes = (repeated ? 16u << insn_->vex_l : bytes) / row.element_bytes;
+  e_.op_mem({.map = 1, .opcode = 0x91, .rex_w = true, .vex = true}, insn_->evex_mask,
+            context_field(offsetof(Context, access_mask)));  // kmovq
+  e_.store32_imm(context_field(offsetof(Context, access_shape)), row.element_bytes | lanes << 8 |
+                                                                     (row.memory_packed ? kShapePacked : 0) |
+                                                                     (row.memory_whole ? kShapeWhole : 0));
+}
+
 void BlockBuilder::access(uint8_t reg, unsigned size, AccessKind kind, const Body& body, AfterStore after) {
   const bool x87_store = kind == AccessKind::kWrite && is_x87_store();
-  const bool checked_late = x87_store && (mode_ & mode::kAlignCheck);  // the slow path knows when not to fault
+  // The slow path knows when not to fault.
+  const bool checked_late =
+      (x87_store || (masked_memory() && (size == 2 || size == 4 || size == 8))) && (mode_ & mode::kAlignCheck);
   if (!checked_late) emit_align_check(reg, size);
   const MmuIndex mmu = mode::mmu(mode_);
   const bool write = kind != AccessKind::kRead;
@@ -168,14 +197,15 @@ void BlockBuilder::access(uint8_t reg, unsigned size, AccessKind kind, const Bod
   body({.base = reg, .index = kScratchB});
   uint8_t* const done = e_.position();
 
-  const uint32_t info =
-      size | (write ? kInfoWrite : 0) | (kind != AccessKind::kWrite ? kInfoRead : 0) |
-      (through_ss_ && !injected(context_, 28) ? kInfoStack : 0) | (x87_store ? kInfoX87Store : 0) |
-      (checked_late ? kInfoAlignCheck : 0) | (kind == AccessKind::kReadWrite && is_locked() ? kInfoLocked : 0) |
-      static_cast<uint32_t>(mmu) << kInfoMmuShift |
-      (insn_->has_memory ? uint32_t{isa::x86::row_info(insn_->row).memory_alignment} << kInfoAlignmentShift : 0);
+  const uint32_t info = size | (write ? kInfoWrite : 0) | (kind != AccessKind::kWrite ? kInfoRead : 0) |
+                        (through_ss_ && !injected(context_, 28) ? kInfoStack : 0) | (x87_store ? kInfoX87Store : 0) |
+                        (checked_late ? kInfoAlignCheck | kInfoAlways : 0) |
+                        (kind == AccessKind::kReadWrite && is_locked() ? kInfoLocked : 0) |
+                        static_cast<uint32_t>(mmu) << kInfoMmuShift | required_alignment() << kInfoAlignmentShift |
+                        (masked_memory() ? kInfoMasked : 0);
   defer([this, reg, write, info, after, start, miss, done, body] {
     e_.bind32(miss);
+    if (info & kInfoMasked) emit_access_mask();
     e_.mov64(kScratchA, reg);
     e_.mov_imm32(kScratchC, info);
     e_.call(runtime_.thunks().memory);

@@ -59,6 +59,9 @@ class BlockBuilder {
   // The body may use scratch C, and scratch B after folding the operand (fold()).
   void access(uint8_t reg, unsigned size, AccessKind kind, const Body& body, AfterStore after = AfterStore::kMayLeave);
   void access_operand(const Insn& insn, unsigned size, AccessKind kind, const Body& body);
+  uint32_t required_alignment() const;
+  bool masked_memory() const;
+  void emit_access_mask();
   HostMem fold(const HostMem& mem);  // the operand as [scratch A], which frees scratch B
 
   // ---- copying (copy.cpp) ----

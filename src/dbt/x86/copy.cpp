@@ -48,6 +48,11 @@ HostOpcode BlockBuilder::opcode_of(const Insn& insn) const {
   code.operand_size_prefix = word_operands(insn);
   code.vex = insn.vex != isa::x86::Vex::kNone;
   code.vex_l = insn.vex_l;
+  code.evex = insn.vex == isa::x86::Vex::kEvex;
+  if (code.evex) {
+    const unsigned length = insn.evex_b && !insn.has_memory ? insn.evex_rounding : insn.vex_l;
+    code.evex_tail = static_cast<uint8_t>(insn.evex_zeroing << 7 | length << 5 | insn.evex_b << 4 | insn.evex_mask);
+  }
   if (code.vex && code.rex_w && !code64()) {  // outside 64-bit mode W chooses no operand size, but still opcodes
     const isa::x86::RowInfo& row = row_info(insn.row);
     bool general = row.implicit_read || row.implicit_write;

@@ -49,6 +49,9 @@ struct HostOpcode {
   bool vex = false;
   uint8_t vex_l = 0;
   uint8_t vex_vvvv = 0;
+  // EVEX: P2 as it is written but for V'; displacements are never compressed then.
+  bool evex = false;
+  uint8_t evex_tail = 0;
 };
 
 // Bounds: the caller reserves room (Emitter::room()) before translating an instruction; writing past the
@@ -68,12 +71,12 @@ class Emitter {
 
   // --- general form ---
   void op_reg(const HostOpcode& code, uint8_t reg, uint8_t rm) {
-    prefixes(code, reg, 0, rm);
+    prefixes(code, reg, rm >> 1 & 8, rm);
     u8(static_cast<uint8_t>(0xc0 | ((reg & 7) << 3) | (rm & 7)));
   }
   void op_mem(const HostOpcode& code, uint8_t reg, const HostMem& mem) {
     prefixes(code, reg, mem.index == kHNone ? 0 : mem.index, mem.base == kHNone ? 0 : mem.base);
-    modrm_mem(reg, mem);
+    modrm_mem(reg, mem, code.evex);
   }
 
   // --- what the translator itself uses; none but the ones marked touches the flags ---
@@ -209,6 +212,18 @@ class Emitter {
 
   void prefixes(const HostOpcode& code, uint8_t reg, uint8_t index, uint8_t base) {
     const uint8_t r = (reg >> 3) & 1, x = (index >> 3) & 1, b = (base >> 3) & 1;
+    if (code.evex) {
+      const uint8_t pp = code.mandatory_prefix == 0x66   ? 1
+                         : code.mandatory_prefix == 0xf3 ? 2
+                         : code.mandatory_prefix == 0xf2 ? 3
+                                                         : 0;
+      u8(0x62);
+      u8(static_cast<uint8_t>((r ? 0 : 0x80) | (x ? 0 : 0x40) | (b ? 0 : 0x20) | (reg & 16 ? 0 : 0x10) | code.map));
+      u8(static_cast<uint8_t>((code.rex_w ? 0x80 : 0) | (~code.vex_vvvv & 15) << 3 | 4 | pp));
+      u8(static_cast<uint8_t>(code.evex_tail | (code.vex_vvvv & 16 ? 0 : 8)));
+      u8(code.opcode);
+      return;
+    }
     if (code.vex) {
       const uint8_t pp = code.mandatory_prefix == 0x66   ? 1
                          : code.mandatory_prefix == 0xf3 ? 2
@@ -239,7 +254,7 @@ class Emitter {
     u8(code.opcode);
   }
 
-  void modrm_mem(uint8_t reg, const HostMem& mem) {
+  void modrm_mem(uint8_t reg, const HostMem& mem, bool whole_displacement) {
     const auto reg_bits = static_cast<uint8_t>((reg & 7) << 3);
     const uint8_t scale_bits = mem.scale == 8 ? 0xc0 : mem.scale == 4 ? 0x80 : mem.scale == 2 ? 0x40 : 0;
     if (mem.base == kHNone) {  // [index * scale + disp32] or [disp32]
@@ -252,7 +267,7 @@ class Emitter {
     uint8_t mod;
     if (d == 0 && (mem.base & 7) != 5)
       mod = 0;
-    else if (d == static_cast<int8_t>(d))
+    else if (d == 0 || (d == static_cast<int8_t>(d) && !whole_displacement))
       mod = 0x40;
     else
       mod = 0x80;

@@ -14,6 +14,7 @@ namespace rhea::isa::x86 {
 namespace {
 
 constexpr unsigned kMaxLength = 15;  // [SDM-2A 2.3.11]
+constexpr uint32_t kLengthBits[] = {accept::kL0, accept::kL1, accept::kL2};
 // 15 prefixes, then at most 3 opcode bytes, ModRM, SIB, 4 of displacement and 8 of immediate.
 constexpr size_t kBufferBytes = 48;
 
@@ -102,10 +103,7 @@ class Decoder {
   bool parse_opcode() {
     uint8_t byte = take8();
     if ((byte == 0xc4 || byte == 0xc5) && (mode_ == CpuMode::k64 || buffer_[position_] >= 0xc0)) return parse_vex(byte);
-    if (byte == 0x62 && (mode_ == CpuMode::k64 || buffer_[position_] >= 0xc0)) {
-      ++position_;
-      return false;  // EVEX
-    }
+    if (byte == 0x62 && (mode_ == CpuMode::k64 || buffer_[position_] >= 0xc0)) return parse_evex();
     if (byte == 0x0f) {
       insn_.map = 1;
       byte = take8();
@@ -155,11 +153,46 @@ class Decoder {
     return !(operand_size_prefix_ || repeat_ || insn_.lock || rex_);
   }
 
+  // [SDM-2A 2.7.1]
+  bool parse_evex() {
+    const uint8_t p0 = take8(), p1 = take8(), p2 = take8();
+    insn_.opcode = take8();
+    insn_.vex = Vex::kEvex;
+    insn_.map = p0 & 7;
+    const bool map_exists = insn_.map != 0 && insn_.map != 4 && insn_.map != 7;
+    if ((p0 & 8) || !(p1 & 4) || !map_exists) return false;
+    set_rex_bits(p1 & 0x80, !(p0 & 0x80), !(p0 & 0x40), !(p0 & 0x20));
+    insn_.vex_vvvv = static_cast<uint8_t>(((~p1 >> 3) & 15) | (p2 & 8 ? 0 : 16));
+    if (!(p0 & 0x10)) reg_high_ |= 16;
+    vector_rm_high_ = static_cast<uint8_t>(rm_high_ | (p0 & 0x40 ? 0 : 16));
+    vex_prefix_ = p1 & 3;
+    insn_.vex_l = (p2 >> 5) & 3;
+    insn_.evex_b = p2 & 0x10;
+    insn_.evex_zeroing = p2 & 0x80;
+    insn_.evex_mask = p2 & 7;
+    if (mode_ != CpuMode::k64) {
+      reg_high_ = index_high_ = rm_high_ = vector_rm_high_ = 0;
+      if (insn_.vex_vvvv & 16) return false;  // the other high bits are ignored
+    }
+    return !(operand_size_prefix_ || repeat_ || insn_.lock || rex_);
+  }
+
+  // Where EVEX.b chooses rounding, L'L is the mode and the vector has all its length.
+  void separate_rounding() {
+    if (insn_.vex != Vex::kEvex || !insn_.evex_b || buffer_[position_] < 0xc0) return;
+    insn_.evex_rounding = insn_.vex_l;
+    insn_.vex_l = 2;
+  }
+
   bool select_row() {
-    const bool vex = insn_.vex == Vex::kVex;
-    entry_ = kOpcodeTable.entries[(vex * 4u + insn_.map) * 256u + insn_.opcode];
+    entry_ = kOpcodeTable.entries[(static_cast<unsigned>(insn_.vex) * 8u + insn_.map) * 256u + insn_.opcode];
+    separate_rounding();
+    if (insn_.vex_l > 2) {
+      ++position_;  // ModRM decided that
+      return false;
+    }
     const unsigned mode_bit = accept::kModeShift + static_cast<unsigned>(mode_) * 2 + insn_.rex_w;
-    uint32_t key = (1u << mode_bit) | (insn_.vex_l ? accept::kL1 : accept::kL0) | prefix_bit();
+    uint32_t key = (1u << mode_bit) | kLengthBits[insn_.vex_l] | prefix_bit();
     if (entry_.has_modrm) {
       insn_.has_modrm = true;
       const uint8_t modrm = insn_.modrm = take8();
@@ -180,7 +213,7 @@ class Decoder {
 
   uint32_t prefix_bit() const {
     using namespace accept;
-    if (insn_.vex == Vex::kVex) {
+    if (insn_.vex != Vex::kNone) {
       constexpr uint32_t kByVexPrefix[4] = {kPrefixNone, kPrefix66, kPrefixF3, kPrefixF2};
       return kByVexPrefix[vex_prefix_];
     }
@@ -190,9 +223,10 @@ class Decoder {
 
   // Conditions that are not part of the row's pattern.
   bool check_encoding() {
-    if (insn_.vex == Vex::kVex) {
+    if (insn_.vex == Vex::kEvex && !check_evex()) return false;
+    if (insn_.vex != Vex::kNone) {
       if (!row_->uses_vvvv && insn_.vex_vvvv) return false;
-      insn_.vex_vvvv &= mode_ == CpuMode::k64 ? 15 : 7;
+      insn_.vex_vvvv &= mode_ == CpuMode::k64 ? 31 : 7;
       insn_.mandatory_prefix = row_->mandatory;
       return true;
     }
@@ -204,6 +238,22 @@ class Decoder {
     }
     insn_.operand_size_prefix = operand_size_prefix_;
     register_form_only_ = insn_.map == 1 && insn_.opcode >= 0x20 && insn_.opcode <= 0x23;  // MOV CR, DR ignore mod
+    return true;
+  }
+
+  bool check_evex() {
+    if (row_->vsib) {  // V' is part of the index
+      index_high_ |= insn_.vex_vvvv & 16;
+      insn_.vex_vvvv &= 15;
+      if (!insn_.evex_mask || insn_.evex_zeroing) return false;  // gathers and scatters consume their mask
+    }
+    const bool memory = insn_.modrm < 0xc0;
+    if (insn_.evex_b && !(memory ? row_->broadcast : row_->rounding || row_->suppress)) return false;
+    if (insn_.evex_mask && !row_->mask) return false;
+    if (insn_.evex_zeroing) {
+      const bool to_memory = memory && row_->operands[0].source == OperandSource::kModrmRm;
+      if (!row_->zeroing || !insn_.evex_mask || to_memory) return false;
+    }
     return true;
   }
 
@@ -233,7 +283,7 @@ class Decoder {
 
   unsigned size_bytes(Size size) const {
     const unsigned v = insn_.operand_size;
-    const unsigned x = row_->vex_l_selects && insn_.vex_l ? 32 : 16;
+    const unsigned x = row_->vex_l_selects ? 16u << insn_.vex_l : 16;
     switch (size) {
       case Size::kNone: return 0;
       case Size::kB: return 1;
@@ -277,9 +327,18 @@ class Decoder {
 
   void parse_displacement(unsigned mod, bool forced_full, bool wide) {
     if (mod == 1)
-      insn_.mem.displacement = static_cast<int8_t>(take8());
+      insn_.mem.displacement = static_cast<int8_t>(take8()) * static_cast<int64_t>(displacement_scale());
     else if (mod == 2 || forced_full)
       insn_.mem.displacement = wide ? static_cast<int32_t>(take32()) : static_cast<int16_t>(take16());
+  }
+
+  // [SDM-2A 2.7.5]
+  unsigned displacement_scale() const {
+    if (insn_.vex != Vex::kEvex) return 1;
+    if (insn_.evex_b || row_->element_displacement) return row_info(insn_.row).element_bytes;
+    for (unsigned i = 0; i < row_->operand_count; ++i)
+      if (row_->operands[i].source == OperandSource::kModrmRm) return size_bytes(row_->operands[i].memory_size);
+    return 1;
   }
 
   void parse_memory16() {
@@ -322,7 +381,7 @@ class Decoder {
     insn_.operand_count = row_->operand_count;
     for (unsigned i = 0; i < row_->operand_count; ++i)
       if (!parse_operand(row_->operands[i], insn_.operands[i])) return false;
-    if (row_->vsib && !gather_registers_distinct()) return false;
+    if (row_->vsib && insn_.vex == Vex::kVex && !gather_registers_distinct()) return false;
     normalise();
     return true;
   }
@@ -348,6 +407,7 @@ class Decoder {
   bool set_memory(Operand& operand, const OperandSpec& spec) const {
     operand.kind = OperandKind::kMemory;
     operand.size_bytes = static_cast<uint16_t>(size_bytes(spec.memory_size));
+    if (insn_.evex_b) operand.size_bytes = row_info(insn_.row).element_bytes;
     return true;
   }
 
@@ -362,14 +422,16 @@ class Decoder {
         set_gpr(operand, insn_.modrm_rm);
         return true;
       case Place::kRmGprOnly: set_gpr(operand, insn_.modrm_rm); return true;
-      case Place::kRegGpr: set_gpr(operand, insn_.modrm_reg); return true;
+      case Place::kRegGpr: set_gpr(operand, insn_.modrm_reg); return insn_.modrm_reg < 16;
       case Place::kVvvvGpr: set_gpr(operand, insn_.vex_vvvv); return true;
       case Place::kOpcodeGpr: set_gpr(operand, insn_.modrm_rm); return true;
       case Place::kRmVector:
         if (insn_.has_memory) return set_memory(operand, spec);
+        [[fallthrough]];
+      case Place::kRmVectorOnly:
+        if (insn_.vex == Vex::kEvex) insn_.modrm_rm = (insn_.modrm & 7) | vector_rm_high_;
         set_vector(operand, insn_.modrm_rm);
         return true;
-      case Place::kRmVectorOnly: set_vector(operand, insn_.modrm_rm); return true;
       case Place::kRegVector: set_vector(operand, insn_.modrm_reg); return true;
       case Place::kVvvvVector: set_vector(operand, insn_.vex_vvvv); return true;
       case Place::kRmMmx:
@@ -529,7 +591,7 @@ class Decoder {
   uint8_t repeat_ = 0;  // the last of F2 and F3
   uint8_t rex_ = 0;
   uint8_t segment_ = kNoRegister;
-  uint8_t reg_high_ = 0, index_high_ = 0, rm_high_ = 0;
+  uint8_t reg_high_ = 0, index_high_ = 0, rm_high_ = 0, vector_rm_high_ = 0;
   uint8_t vex_prefix_ = 0;
   uint8_t buffer_[kBufferBytes] = {};
 };

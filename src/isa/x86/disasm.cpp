@@ -6,6 +6,7 @@
 
 #include <iterator>
 
+#include "isa/x86/row_encoding.h"
 #include "isa/x86/rows.h"
 
 namespace rhea::isa::x86 {
@@ -61,7 +62,9 @@ class Printer {
         continue;  // MASKMOV
       if (i) text_ += ',';
       operand(insn_.operands[i], i);
+      if (i == 0) mask();
     }
+    if (insn_.evex_b && !insn_.has_memory) rounding();
     if (insn_.has_memory && insn_.mem.base == kRipBase)
       append("        # {:#x}",
              truncate(next_ip_ + static_cast<uint64_t>(insn_.mem.displacement), insn_.mem.address_size));
@@ -78,7 +81,7 @@ class Printer {
     switch (operand.kind) {
       case OperandKind::kNone: break;
       case OperandKind::kGpr: text_ += gpr_name(operand.reg, operand.size_bytes, operand.high_byte); break;
-      case OperandKind::kVector: append("{}mm{}", operand.size_bytes == 32 ? 'y' : 'x', operand.reg); break;
+      case OperandKind::kVector: vector(operand.reg, operand.size_bytes); break;
       case OperandKind::kMmx: append("mm{}", operand.reg); break;
       case OperandKind::kMask: append("k{}", operand.reg); break;
       case OperandKind::kX87:
@@ -100,6 +103,26 @@ class Printer {
     }
   }
 
+  void vector(unsigned reg, unsigned size_bytes) {
+    append("{}mm{}", size_bytes == 64 ? 'z' : size_bytes == 32 ? 'y' : 'x', reg);
+  }
+
+  void mask() {
+    if (insn_.evex_mask) append("{{k{}}}", insn_.evex_mask);
+    if (insn_.evex_zeroing) text_ += "{z}";
+  }
+
+  void rounding() {
+    constexpr std::string_view kModes[4] = {"rn-sae", "rd-sae", "ru-sae", "rz-sae"};
+    const bool immediate = insn_.imm_bytes != 0;
+    const std::string text =
+        fmt::format("{{{}}}", row_encoding(insn_.row).rounding ? kModes[insn_.evex_rounding] : "sae");
+    if (immediate)
+      text_.insert(text_.rfind(','), text);
+    else
+      text_ += text;
+  }
+
   uint64_t immediate(unsigned position) const {
     for (unsigned i = 0; i < position; ++i)
       if (insn_.operands[i].kind == OperandKind::kImmediate) return static_cast<uint64_t>(insn_.imm2);
@@ -109,7 +132,11 @@ class Printer {
   std::string_view index_name(unsigned reg) { return gpr_name(reg, insn_.mem.address_size); }
 
   void memory(const Operand& operand) {
-    text_ += memory_size_name(operand.size_bytes);
+    std::string_view size_name = memory_size_name(operand.size_bytes);
+    if (insn_.evex_b)
+      size_name.remove_suffix(4), append("{}BCST ", size_name);  // "PTR "
+    else
+      text_ += size_name;
     const MemoryRef& mem = insn_.mem;
     if (operand.implicit) {  // string operand: ES:rDI unless it is the one in `mem`
       const bool source = mem.base != 7 && operand.access == OperandAccess::kRead && is_source(operand);
@@ -145,7 +172,7 @@ class Printer {
     if (mem.index != kNoRegister) {
       if (mem.base != kNoRegister) text_ += '+';
       if (mem.vsib)
-        append("{}mm{}", wide_index() ? 'y' : 'x', mem.index);
+        vector(mem.index, index_bytes());
       else
         text_ += index_name(mem.index);
       if (mem.address_size != 2) append("*{}", mem.scale);
@@ -159,8 +186,12 @@ class Printer {
     }
   }
 
-  // A gather of 64-bit elements by 32-bit indexes (90, 92 with W1) needs only half a vector of them.
-  bool wide_index() const { return insn_.vex_l && ((insn_.opcode & 1) || !insn_.rex_w); }
+  // A gather of 64-bit elements by 32-bit indexes (even opcodes with W1) needs only half a vector of them.
+  unsigned index_bytes() const {
+    const unsigned whole = 16u << insn_.vex_l;
+    const bool half = !(insn_.opcode & 1) && insn_.rex_w;
+    return half && whole > 16 ? whole / 2 : whole;
+  }
 
   const Insn& insn_;
   uint64_t next_ip_;

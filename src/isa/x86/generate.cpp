@@ -81,6 +81,8 @@ struct Draft {
   uint8_t reg = 0, rm = 0, vvvv = 0, base = 0, index = 0;  // with their fourth bit
   bool opcode_register = false;
   uint8_t opcode = 0;
+  uint8_t mask = 0, rounding = 0;  // of EVEX
+  bool zeroing = false;
   uint8_t mod = 3;
   bool has_sib = false;
   uint8_t scale_bits = 0;
@@ -135,7 +137,9 @@ class Generator {
     return reg;
   }
 
-  std::optional<uint8_t> pick_vector() { return pick(options_.allowed_vectors & register_mask()); }
+  std::optional<uint8_t> pick_vector() {
+    return pick(options_.allowed_vectors & (row_.evex && mode64() ? 0xffffffff : uint32_t{register_mask()}));
+  }
 
   bool store(std::optional<uint8_t> value, uint8_t& field) {
     if (value) field = *value;
@@ -145,6 +149,9 @@ class Generator {
   bool draw_fields() {
     draft_.opcode = row_.opcode;
     draft_.w = options_.form.rex_w;
+    if (row_.mask && (row_.vsib || random_.chance(3, 4))) draft_.mask = static_cast<uint8_t>(1 + random_.below(7));
+    draft_.zeroing = row_.zeroing && draft_.mask && random_.chance(1, 2);
+    draft_.rounding = static_cast<uint8_t>(random_.below(4));
     if (row_.vex && options_.redundant_prefixes && !row_.size_from_w && accepts_mode(row_, options_.mode, !draft_.w) &&
         random_.chance(1, 4))
       draft_.w = !draft_.w;  // W is ignored
@@ -301,7 +308,9 @@ class Generator {
     emit_prefixes();
     const uint8_t b_source = draft_.has_sib ? draft_.base : draft_.rm;
     const bool r = draft_.reg & 8, x = draft_.has_sib && (draft_.index & 8), b = b_source & 8;
-    if (row_.vex)
+    if (row_.evex)
+      emit_evex();
+    else if (row_.vex)
       emit_vex(r, x, b);
     else
       emit_legacy_opcode(r, x, b);
@@ -354,6 +363,25 @@ class Generator {
     bytes_.push_back(static_cast<uint8_t>(draft_.opcode | (draft_.opcode_register ? draft_.rm & 7 : 0)));
   }
 
+  void emit_evex() {
+    const bool memory = options_.form.form == Form::kMemory;
+    const unsigned pp = row_.mandatory == 0x66 ? 1 : row_.mandatory == 0xf3 ? 2 : row_.mandatory == 0xf2 ? 3 : 0;
+    const uint8_t base = draft_.has_sib ? draft_.base : draft_.rm;
+    const bool x = memory ? draft_.has_sib && (draft_.index & 8) : draft_.rm & 16;
+    const unsigned vvvv = row_.uses_vvvv ? draft_.vvvv : 0;
+    const bool v_high = row_.vsib ? draft_.index & 16 : vvvv & 16;
+    const bool rounds = options_.form.evex_b && !memory && row_.rounding;
+    const unsigned length = rounds ? draft_.rounding : options_.form.vex_l;
+    rex_emitted_ = false;
+    bytes_.push_back(0x62);
+    bytes_.push_back(
+        static_cast<uint8_t>(!(draft_.reg & 8) << 7 | !x << 6 | !(base & 8) << 5 | !(draft_.reg & 16) << 4 | row_.map));
+    bytes_.push_back(static_cast<uint8_t>(draft_.w << 7 | (~vvvv & 15) << 3 | 4 | pp));
+    bytes_.push_back(static_cast<uint8_t>(draft_.zeroing << 7 | length << 5 | options_.form.evex_b << 4 | !v_high << 3 |
+                                          draft_.mask));
+    bytes_.push_back(draft_.opcode);
+  }
+
   void emit_vex(bool r, bool x, bool b) {
     const unsigned pp = row_.mandatory == 0x66 ? 1 : row_.mandatory == 0xf3 ? 2 : row_.mandatory == 0xf2 ? 3 : 0;
     const unsigned vvvv = row_.uses_vvvv ? draft_.vvvv : 0;
@@ -377,6 +405,7 @@ class Generator {
     if (decode(bytes_, options_.mode, insn) != DecodeStatus::kOk || insn.row != id_ || insn.length != bytes_.size())
       return false;
     if (options_.form.form == Form::kMemory && !insn.has_memory) return false;
+    if (options_.form.evex_b != insn.evex_b) return false;
     return options_.form.operand_size == 0 || insn.operand_size == options_.form.operand_size;
   }
 
@@ -411,11 +440,15 @@ std::vector<FormSpec> forms(RowId row, CpuMode mode) {
   std::vector<FormSpec> result;
   for (Form form : choices)
     for (const SizeChoice& size : size_choices(encoding, mode))
-      for (unsigned l = 0; l < (encoding.vex ? 2u : 1u); ++l) {
-        if (!(encoding.accept & (l ? accept::kL1 : accept::kL0))) continue;
+      for (unsigned l = 0; l < (encoding.evex ? 3u : encoding.vex ? 2u : 1u); ++l) {
+        constexpr uint32_t kLengthBits[] = {accept::kL0, accept::kL1, accept::kL2};
+        if (!(encoding.accept & kLengthBits[l])) continue;
         FormSpec spec{.form = form, .operand_size = size.size, .vex_l = static_cast<uint8_t>(l), .rex_w = size.w};
         if (encoding.byte_form) spec.operand_size = 1;
         result.push_back(spec);
+        // In the register form there is no choice of length then.
+        const bool b = form == Form::kMemory ? encoding.broadcast : (encoding.rounding || encoding.suppress) && l == 2;
+        if (encoding.evex && b) spec.evex_b = true, result.push_back(spec), spec.evex_b = false;
         if (info.lockable && form == Form::kMemory) spec.prefix = PrefixChoice::kLock, result.push_back(spec);
         if (info.string) spec.prefix = PrefixChoice::kRep, result.push_back(spec);
         if (info.string && info.flags_written) spec.prefix = PrefixChoice::kRepne, result.push_back(spec);

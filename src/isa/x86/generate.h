@@ -39,7 +39,8 @@ struct FormSpec {
   Form form = Form::kFixed;
   uint8_t operand_size = 0;  // as Insn::operand_size will be; 0: the row has no choice
   uint8_t vex_l = 0;
-  bool rex_w = false;  // derived from operand_size where that decides; set alone for WIG rows
+  bool rex_w = false;   // derived from operand_size where that decides; set alone for WIG rows
+  bool evex_b = false;  // broadcast, rounding or no exceptions
   PrefixChoice prefix = PrefixChoice::kNone;
   bool operator==(const FormSpec&) const = default;
 };
@@ -50,12 +51,12 @@ std::vector<FormSpec> forms(RowId row, CpuMode mode);
 struct GenerateOptions {
   CpuMode mode = CpuMode::k64;
   FormSpec form;
-  uint16_t allowed_gprs = 0xffff;  // for register operands (bits 0-15; 8-15 only used in 64-bit mode).
-                                   // High-byte registers AH..BH occur if RAX..RBX are allowed (no REX then)
-  uint16_t allowed_vectors = 0xffff;
-  uint16_t allowed_bases = 0xffff;  // base registers of memory operands; 0: no base
-  uint16_t allowed_indexes = 0;     // index registers (RSP never); 0: no index. VSIB takes allowed_vectors
-  bool allow_rip_relative = false;  // 64-bit mode: base RIP with a probability of 1/4 (displacement as below)
+  uint16_t allowed_gprs = 0xffff;         // for register operands (bits 0-15; 8-15 only used in 64-bit mode).
+                                          // High-byte registers AH..BH occur if RAX..RBX are allowed (no REX then)
+  uint32_t allowed_vectors = 0xffffffff;  // 16-31 with EVEX only
+  uint16_t allowed_bases = 0xffff;        // base registers of memory operands; 0: no base
+  uint16_t allowed_indexes = 0;           // index registers (RSP never); 0: no index. VSIB takes allowed_vectors
+  bool allow_rip_relative = false;        // 64-bit mode: base RIP with a probability of 1/4 (displacement as below)
   bool allow_high_byte = true;
   int32_t displacement_min = -128;  // inclusive; encoded as disp8 or disp32 at random where both fit
   int32_t displacement_max = 127;

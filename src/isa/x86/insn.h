@@ -15,7 +15,7 @@ enum class RowId : uint16_t;
 enum class OperandKind : uint8_t {
   kNone,
   kGpr,     // reg 0-15; high_byte: AH, CH, DH, BH are reg 0, 1, 2, 3 with high_byte set
-  kVector,  // XMM/YMM register; size tells which
+  kVector,  // XMM/YMM/ZMM register 0-31; size tells which
   kMmx,
   kMask,     // opmask register k0-k7; size: of the data
   kX87,      // ST(reg)
@@ -60,7 +60,7 @@ struct MemoryRef {
 
 enum class CpuMode : uint8_t { k16, k32, k64 };  // default code size of the segment being executed
 
-enum class Vex : uint8_t { kNone, kVex };  // (EVEX comes later)
+enum class Vex : uint8_t { kNone, kVex, kEvex };
 
 struct Insn {
   RowId row{};
@@ -75,7 +75,7 @@ struct Insn {
   int64_t imm2 = 0;  // second immediate (ENTER, EXTRQ) or far selector
 
   // Encoding, for writing it again.
-  uint8_t map = 0;  // 0: one-byte, 1: 0F, 2: 0F38, 3: 0F3A
+  uint8_t map = 0;  // 0: one-byte, 1: 0F, 2: 0F38, 3: 0F3A; of EVEX also 5 and 6
   uint8_t opcode = 0;
   bool has_modrm = false;
   uint8_t modrm = 0;
@@ -87,7 +87,12 @@ struct Insn {
   bool has_rex = false;
   Vex vex = Vex::kNone;
   uint8_t vex_vvvv = 0;  // register number
-  uint8_t vex_l = 0;
+  uint8_t vex_l = 0;     // vector length: 0: 128, 1: 256, 2: 512 bits
+  // Of EVEX: mask register (0: none), zeroing instead of merging, EVEX.b: broadcast with a memory operand, otherwise
+  // rounding control (then L'L is the rounding mode) or "suppress all exceptions". [SDM-2A 2.7]
+  uint8_t evex_mask = 0;
+  bool evex_zeroing = false, evex_b = false;
+  uint8_t evex_rounding = 0;
   uint8_t imm_bytes = 0;  // immediate bytes at the end of the encoding (without displacement)
 };
 

@@ -102,7 +102,7 @@ bool have_objdump() { return std::system("objdump --version >/dev/null 2>&1") ==
 // segment overrides that say what holds anyway.
 std::string normalise(std::string text) {
   if (text.starts_with("rex")) text.erase(0, text.find(' ') + 1);
-  for (std::string_view noise : {"{vex} ", "addr32 ", "addr16 ", "data16 ", "data32 ", "ds:[", "ss:["})
+  for (std::string_view noise : {"{vex} ", "{evex} ", "addr32 ", "addr16 ", "data16 ", "data32 ", "ds:[", "ss:["})
     if (const size_t at = text.find(noise); at != std::string::npos)
       text.replace(at, noise.size(), noise.back() == '[' ? "[" : "");
   if (const size_t comment = text.find('#'); comment != std::string::npos) text.erase(comment);
@@ -146,6 +146,10 @@ bool text_by_convention(RowId row, CpuMode mode) {
         kind == Translation::kLoop || kind == Translation::kJcxz)
       return true;
   }
+  // A predicate in the mnemonic; "{1to4}" where the operands do not tell the length.
+  const RowInfo& info = row_info(row);
+  if (info.encoding.starts_with("EVEX.") && info.operands.starts_with("=kG") && info.operands.ends_with("Ib"))
+    return true;
   switch (row) {
     case RowId::CMPPS_Vdq:
     case RowId::CMPPD_Vdq:
@@ -193,7 +197,9 @@ bool text_by_convention(RowId row, CpuMode mode) {
     case RowId::MOV_Ov_rAX:
     case RowId::MOV_Zv_Iv:  // movabs
     case RowId::VMOVSS_merge_11:
-    case RowId::VMOVSD_merge_11:  // LIG
+    case RowId::VMOVSD_merge_11:
+    case RowId::EVMOVSS_merge_2:
+    case RowId::EVMOVSD_merge_2:  // LIG
       return true;
     default: return false;
   }

@@ -18,7 +18,7 @@ inline constexpr uint32_t kPrefixNone = 1u << 0, kPrefix66 = 1u << 1, kPrefixF3 
 inline constexpr unsigned kModeShift = 4;  // 16, 32, 64-bit mode, each with W = 0, 1
 inline constexpr uint32_t kModeAll = 0x3f << 4, kMode64 = 0x30 << 4, kModeNot64 = 0x0f << 4, kModeW0 = 0x15 << 4,
                           kModeW1 = 0x2a << 4;
-inline constexpr uint32_t kL0 = 1u << 10, kL1 = 1u << 11, kLAll = kL0 | kL1;
+inline constexpr uint32_t kL0 = 1u << 10, kL1 = 1u << 11, kL2 = 1u << 30, kLAll = kL0 | kL1 | kL2;
 inline constexpr uint32_t kMemory = 1u << 12, kRegister = 1u << 13, kModAll = kMemory | kRegister;
 inline constexpr uint32_t kNoRexB = kMemory, kRexB = kRegister;  // the same bits for opcodes without ModRM
 inline constexpr unsigned kRegShift = 14, kRmShift = 22;
@@ -104,7 +104,8 @@ enum class DefaultSize : uint8_t { kUsual, kD64, kF64 };
 
 struct RowEncoding {
   uint32_t accept = 0;
-  bool vex = false;
+  bool vex = false;  // VEX or EVEX
+  bool evex = false;
   uint8_t map = 0;
   uint8_t opcode = 0;
   bool opcode_register = false;  // 50+r: eight opcodes
@@ -118,6 +119,11 @@ struct RowEncoding {
   bool uses_operand_size = false;  // some operand or the mnemonic depends on 66 / REX.W
   bool uses_vvvv = false;
   bool vsib = false;
+  // Of EVEX.
+  bool mask = false, zeroing = false;       // EVEX.aaa, EVEX.z may be other than 0
+  bool broadcast = false;                   // EVEX.b may be set with a memory operand
+  bool rounding = false, suppress = false;  // EVEX.b in the register form
+  bool element_displacement = false;        // disp8 counts elements, not whole operands
   uint8_t operand_count = 0;
   std::array<OperandSpec, 4> operands{};
 };
@@ -140,7 +146,7 @@ inline constexpr size_t kRowCount = 0
 inline constexpr size_t kCandidateCapacity = kRowCount + 8 * 16;
 
 struct OpcodeTable {
-  std::array<OpcodeEntry, 2 * 4 * 256> entries{};  // (vex, map, opcode)
+  std::array<OpcodeEntry, 3 * 8 * 256> entries{};  // (none, VEX or EVEX; map; opcode)
   std::array<Candidate, kCandidateCapacity> candidates{};
 };
 

@@ -46,6 +46,8 @@ constexpr uint8_t parse_map(std::string_view word) {
   if (word == "0F") return 1;
   if (word == "0F38") return 2;
   if (word == "0F3A") return 3;
+  if (word == "MAP5") return 5;
+  if (word == "MAP6") return 6;
   malformed_row("map");
   return 0;
 }
@@ -69,11 +71,13 @@ constexpr void set_prefix(RowEncoding& row, std::string_view word) {
   row.accept &= ~kPrefixAll | allowed;
 }
 
-// "VEX.128.66.0F38.W0"
+// "VEX.128.66.0F38.W0", "EVEX.any.66.0F38.W0"
 constexpr void parse_vex(RowEncoding& row, std::string_view word) {
   using namespace accept;
   row.vex = true;
+  row.evex = word[0] == 'E';
   next_word(word, '.');
+  if (!row.evex) row.accept &= ~kL2;
   const std::string_view length = next_word(word, '.');
   if (length == "128")
     row.accept &= ~kLAll | kL0;
@@ -81,6 +85,10 @@ constexpr void parse_vex(RowEncoding& row, std::string_view word) {
     row.accept &= ~kLAll | kL1, row.vex_l_selects = true;
   else if (length == "any")
     row.vex_l_selects = true;
+  else if (length == "512")
+    row.accept &= ~kLAll | kL2, row.vex_l_selects = true;
+  else if (length == "long")  // 256 or 512
+    row.accept &= ~kL0, row.vex_l_selects = true;
   else if (length != "LIG")
     malformed_row("VEX.L");
   set_prefix(row, next_word(word, '.'));
@@ -122,7 +130,7 @@ constexpr void parse_encoding(RowEncoding& row, std::string_view text) {
   using namespace accept;
   row.accept = kPrefixAll | kModeAll | kLAll | kModAll | kRegAll | kRmAll;
   std::string_view word = next_word(text, ' ');
-  if (starts_with(word, "VEX.")) {
+  if (starts_with(word, "VEX.") || starts_with(word, "EVEX.")) {
     parse_vex(row, word);
     word = next_word(text, ' ');
   } else {
@@ -385,6 +393,26 @@ constexpr void parse_attributes(RowInfo& info, RowEncoding& row, std::string_vie
       info.implicit_read |= 2;
     else if (word == "xmm0")
       info.implicit_xmm0_write = true;
+    else if (word == "mask")
+      row.mask = true;
+    else if (word == "zmask")
+      row.mask = row.zeroing = true;
+    else if (word == "er")
+      row.rounding = true;
+    else if (word == "sae")
+      row.suppress = true;
+    else if (word == "whole")
+      info.memory_whole = true;
+    else if (word == "any")
+      info.memory_repeated = true;
+    else if (word == "packed")
+      info.memory_packed = row.element_displacement = true;
+    else if (word == "b2" || word == "b4" || word == "b8")
+      info.element_bytes = static_cast<uint8_t>(word[1] - '0'), row.broadcast = true;
+    else if (word == "e1" || word == "e2" || word == "e4" || word == "e8" || word == "e16")
+      info.element_bytes = static_cast<uint8_t>(word == "e16" ? 16 : word[1] - '0');
+    else if (word == "align")
+      info.memory_alignment = 1;  // of the vector's length
     else if (starts_with(word, "ir="))
       info.implicit_read |= parse_gpr_set(word.substr(3));
     else if (starts_with(word, "iw="))
@@ -455,7 +483,7 @@ constexpr std::array<RowEncoding, kRowCount> kEncodings = {{
 // Buckets the rows by opcode; within an opcode, narrower rows stand first.
 constexpr OpcodeTable build_opcode_table() {
   OpcodeTable table{};
-  const auto slot = [](const RowEncoding& row) { return (row.vex * 4u + row.map) * 256u + row.opcode; };
+  const auto slot = [](const RowEncoding& row) { return ((row.vex + row.evex) * 8u + row.map) * 256u + row.opcode; };
   for (const RowEncoding& row : kEncodings)
     for (unsigned i = 0; i < (row.opcode_register ? 8 : 1); ++i) {
       OpcodeEntry& entry = table.entries[slot(row) + i];

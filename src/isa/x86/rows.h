@@ -89,9 +89,13 @@ struct RowInfo {
   uint8_t memory_alignment;  // 0, or 16/32/64 for forms that raise #GP when misaligned
   uint16_t implicit_read;    // GPRs (bit n: register n) read beyond those in Insn::operands
   uint16_t implicit_write;
-  bool implicit_xmm0_write;   // PCMPESTRM, PCMPISTRM
-  bool string;                // REP/REPE/REPNE apply
-  RowId without_feature;      // the row itself: #UD where the feature is missing
+  bool implicit_xmm0_write;  // PCMPESTRM, PCMPISTRM
+  bool string;               // REP/REPE/REPNE apply
+  uint8_t element_bytes;     // EVEX: of one element in memory, as the mask counts them; 0: no such form
+  bool memory_whole;         // EVEX: the memory operand is accessed as a whole whatever the mask says
+  bool memory_repeated;   // EVEX: elements serve several lanes each, and are accessed if the mask selects any of them
+  bool memory_packed;     // EVEX: selected elements stand side by side in memory (compress, expand)
+  RowId without_feature;  // the row itself: #UD where the feature is missing
   std::string_view encoding;  // the columns of rows.inc as they stand
   std::string_view operands;
 };
