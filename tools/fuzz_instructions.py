@@ -54,7 +54,7 @@ def report(path):
             totals[key][0] += int(passed)
             totals[key][1] += int(failed)
             totals[key][2] += float(seconds)
-    for (date, revision, config), (passed, failed, seconds) in totals.items():
+    for (date, revision, config), (passed, failed, seconds) in sorted(totals.items()):  # the total comes last: letters after digits
         print(f"{date:<11} {revision:<20} {config:<11} {passed:>13,} cases agreed {failed:>4} failed {seconds / 3600:8.2f} h")
 
 
