@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// `rhea image`: making disk images, converting them, and looking at them.
+// `rhea image`: making disk images, converting, resizing, checking and showing them.
 #pragma once
 
 #include <optional>
@@ -12,10 +12,10 @@ class App;
 namespace rhea::app {
 
 struct ImageCommand {
-  enum class Verb { kInfo, kCreate, kConvert } verb = Verb::kInfo;
+  enum class Verb { kInfo, kCreate, kConvert, kCheck, kResize } verb = Verb::kInfo;
   std::string path, size, format, backing, backing_format;
   std::string target, target_format;
-  bool backing_anywhere = false;
+  bool backing_anywhere = false, json = false, repair = false, compress = false, shrink = false;
 };
 
 // Adds the command's options to its place in the command line.

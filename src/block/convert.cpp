@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <cstring>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "base/event_loop.h"
@@ -105,6 +106,11 @@ class Converter {
     }
     const uint64_t start = at;
     while (at < slot.length && !all_zero(slot.data.data() + at, grain(slot, at))) at += grain(slot, at);
+    if (options_.compress) {
+      note(target_.write_compressed(slot.offset + start, std::span(slot.data).subspan(start, at - start)), false);
+      loop_.post([this, &slot] { write_on(slot); });
+      return;
+    }
     target_.submit({.operation = Operation::kWrite,
                     .offset = slot.offset + start,
                     .length = at - start,
@@ -152,6 +158,8 @@ Status rename_new(const std::string& from, const std::string& to) {
 
 Status copy_to(const std::string& part, base::EventLoop& loop, Disk& source, const ConvertOptions& options) {
   auto target = RHEA_TRY(open_disk(loop, part, {.format = options.target_format}));
+  if (options.compress && target->compressed_unit() != kGrainBytes)
+    return fail(ErrorCode::kInvalidArgument, "only a qcow2 image can be compressed: say --target-format qcow2");
   Converter converter(loop, source, *target, options);
   const int error = converter.run();
   if (!error) return {};

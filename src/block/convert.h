@@ -13,6 +13,7 @@ namespace rhea::block {
 struct ConvertOptions {
   std::string source, source_format = "raw";  // the format is the user's word: it is never guessed
   std::string target, target_format = "qcow2";
+  bool compress = false;          // the target's clusters, which makes it slower to read and to make
   bool backing_anywhere = false;  // the source's backing files may lie outside its folder
   std::function<void(uint64_t done_bytes, uint64_t total_bytes)> on_progress = {};  // now and then, on this thread
 };

@@ -4,9 +4,11 @@
 
 #include <sys/uio.h>
 
+#include <cerrno>
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -40,6 +42,12 @@ class Disk {
   virtual uint32_t block_bytes() const { return 512; }           // smallest unit of a request
   virtual uint32_t optimal_block_bytes() const { return 4096; }  // what the host does without reading first
   virtual void submit(Request request) = 0;
+  // Writes whole clusters compressed, where the format can; EOPNOTSUPP where it cannot. `bytes` begins and ends at a
+  // multiple of compressed_unit(), or at the disk's end. Blocks; no other request is under way in these bytes.
+  virtual uint64_t compressed_unit() const { return 0; }  // 0: it cannot
+  virtual int write_compressed(uint64_t, std::span<const std::byte>) { return EOPNOTSUPP; }
+  // The disk is so long from now on; what is cut off is lost. Blocks; no request is under way. 0 or an errno value.
+  virtual int resize(uint64_t) { return EOPNOTSUPP; }
   // The first byte from `offset` on that may be other than zero, as far as can be told without reading; size_bytes() if
   // there is none. Blocks for a moment.
   virtual uint64_t next_data(uint64_t offset) { return offset; }

@@ -13,7 +13,10 @@
 #include <vector>
 
 #include "base/endian.h"
+#include "base/event_loop.h"
 #include "base/fd.h"
+#include "block/disk.h"
+#include "block/file_lock.h"
 #include "block/layer.h"
 #include "block/qcow2_format.h"
 
@@ -142,6 +145,34 @@ Result<ImageInfo> inspect_image(const std::string& path, const std::string& form
   result.backing_file = header->backing_file;
   result.backing_format = header->backing_format;
   return result;
+}
+
+Status resize_image(const ResizeOptions& options) {
+  if (options.size_bytes == 0 || options.size_bytes % 512 != 0 || options.size_bytes > qcow2::kMaximumDiskBytes)
+    return fail(ErrorCode::kInvalidArgument, "a disk's size is a multiple of 512 bytes, and not zero");
+  auto loop = RHEA_TRY(base::EventLoop::create());
+  auto disk = RHEA_TRY(
+      open_disk(*loop, options.path, {.format = options.format, .backing_anywhere = options.backing_anywhere}));
+  if (options.size_bytes < disk->size_bytes() && !options.shrink)
+    return fail(ErrorCode::kInvalidArgument,
+                fmt::format("{} has {} bytes, more than that: what lies behind its new end would be lost. Shrink the "
+                            "file systems and partitions in it first, then say --shrink",
+                            options.path, disk->size_bytes()));
+  if (const int error = disk->resize(options.size_bytes))
+    return fail(Error::from_errno(error, fmt::format("resizing {}", options.path)));
+  return {};
+}
+
+Result<qcow2::CheckReport> check_image(const std::string& path, const qcow2::CheckOptions& options) {
+  const base::UniqueFd fd = RHEA_TRY(open_image_file(path, options.repair ? O_RDWR : O_RDONLY));
+  RHEA_TRY(lock_image(fd.get(), options.repair, path));
+  Bytes head(size_t{1} << 16);
+  if (const int error = read_fully(fd.get(), 0, head)) return fail(Error::from_errno(error, path));
+  const auto header = qcow2::parse_header(head);
+  if (!header) return fail(header.error().context(path));
+  auto report = qcow2::check_image_file(fd.get(), *header, options);
+  if (!report) return fail(report.error().context(path));
+  return report;
 }
 
 }  // namespace rhea::block

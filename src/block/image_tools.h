@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "base/error.h"
+#include "block/qcow2_check.h"
 
 namespace rhea::block {
 
@@ -42,5 +43,17 @@ Result<std::string> format_unsaid(const std::string& path, std::string_view how_
 
 // `format` empty: qcow2 if the file says so, else raw; for showing only, never for opening a disk.
 Result<ImageInfo> inspect_image(const std::string& path, const std::string& format);
+
+struct ResizeOptions {
+  std::string path, format;
+  uint64_t size_bytes = 0;
+  bool shrink = false;            // losing what lies behind the new end is meant
+  bool backing_anywhere = false;  // as in OpenOptions
+};
+// Makes the disk in an image larger (what is new is zero) or smaller. Errors: it would shrink and that is not meant.
+Status resize_image(const ResizeOptions& options);
+
+// Opens the image, locks it, and checks it; repairs what `options` says. A raw image has nothing to check: an error.
+Result<qcow2::CheckReport> check_image(const std::string& path, const qcow2::CheckOptions& options);
 
 }  // namespace rhea::block

@@ -15,6 +15,7 @@
 
 #include "block/async_file.h"
 #include "block/file_lock.h"
+#include "block/qcow2_check.h"
 #include "block/qcow2_image.h"
 
 namespace rhea::block {
@@ -60,6 +61,20 @@ class Qcow2Disk final : public Disk {
   uint64_t size_bytes() const override { return image_->size_bytes() & ~uint64_t{511}; }
   bool read_only() const override { return read_only_; }
   std::string_view format() const override { return "qcow2"; }
+
+  uint64_t compressed_unit() const override { return image_->cluster_bytes(); }
+  int write_compressed(uint64_t offset, std::span<const std::byte> bytes) override {
+    std::vector<std::byte> cluster(image_->cluster_bytes());
+    for (; !bytes.empty(); bytes = bytes.subspan(std::min(bytes.size(), cluster.size()))) {
+      const auto part = bytes.first(std::min(bytes.size(), cluster.size()));
+      std::ranges::fill(cluster, std::byte{0});
+      std::ranges::copy(part, cluster.begin());
+      if (const int error = image_->write_compressed(offset, cluster)) return error;
+      offset += part.size();
+    }
+    return 0;
+  }
+  int resize(uint64_t bytes) override { return image_->resize(bytes); }
 
   uint64_t next_data(uint64_t offset) override {
     while (offset < size_bytes()) {
@@ -258,6 +273,8 @@ class ChainOpener {
     if (const int error = read_fully(fd.get(), 0, head)) return fail(Error::from_errno(error, path));
     auto header = qcow2::parse_header(head);
     if (!header) return fail(header.error().context(path));
+    if (writable && (header->incompatible & qcow2::kDirty) && !(header->incompatible & qcow2::kCorrupt))
+      header = RHEA_TRY(repair(fd.get(), *header, path));
     std::unique_ptr<Layer> backing;
     if (!header->backing_file.empty()) backing = RHEA_TRY(open_backing(*header, path));
     auto image =
@@ -268,6 +285,20 @@ class ChainOpener {
   }
 
  private:
+  // Another program kept the reference counts lazily and did not close the image: [QCOW2] asks for them to be made anew
+  // before it is written to.
+  static Result<qcow2::Header> repair(int fd, const qcow2::Header& header, const std::string& path) {
+    auto report = qcow2::check_image_file(fd, header, {.repair = true});
+    if (!report) return fail(report.error().context(path));
+    if (!report->repaired)
+      return fail(ErrorCode::kCorrupt, fmt::format("{}: the image was not closed, and is corrupt: {}; open it "
+                                                   "readonly=on and save what is in it",
+                                                   path, report->findings.empty() ? "" : report->findings.front()));
+    std::vector<std::byte> head(size_t{1} << 16);
+    if (const int error = read_fully(fd, 0, head)) return fail(Error::from_errno(error, path));
+    return qcow2::parse_header(head);
+  }
+
   Status attach(Layer& layer) {
     auto file = RHEA_TRY(AsyncFile::create(loop_, layer.fd(), options_.allow_io_uring));
     files.push_back(options_.wrap_file ? options_.wrap_file(std::move(file)) : std::move(file));

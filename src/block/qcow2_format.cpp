@@ -11,7 +11,7 @@
 namespace rhea::block::qcow2 {
 namespace {
 
-constexpr uint32_t kExtensionEnd = 0, kExtensionBackingFormat = 0xe2792aca;
+constexpr uint32_t kExtensionEnd = 0, kExtensionBackingFormat = 0xe2792aca, kExtensionBitmaps = 0x23852875;
 constexpr size_t kVersion2HeaderBytes = 72;
 constexpr uint32_t kMaximumNameBytes = 1023;
 
@@ -20,7 +20,7 @@ std::unexpected<Error> unsupported(std::string what) {
 }
 std::unexpected<Error> corrupt(std::string what) { return fail(ErrorCode::kCorrupt, fmt::format("qcow2: {}", what)); }
 
-// Header extensions, of which only the backing file's format matters here.
+// Header extensions, of which only the backing file's format and the place of bitmaps matter here.
 void parse_extensions(std::span<const std::byte> bytes, size_t at, Header& header) {
   while (at + 8 <= bytes.size()) {
     const auto type = base::load_be<uint32_t>(&bytes[at]), length = base::load_be<uint32_t>(&bytes[at + 4]);
@@ -28,6 +28,11 @@ void parse_extensions(std::span<const std::byte> bytes, size_t at, Header& heade
     if (type == kExtensionEnd || length > bytes.size() - at) return;
     if (type == kExtensionBackingFormat)
       header.backing_format.assign(reinterpret_cast<const char*>(&bytes[at]), length);
+    if (type == kExtensionBitmaps && length >= 24) {
+      header.bitmaps = base::load_be<uint32_t>(&bytes[at]);
+      header.bitmap_directory_bytes = base::load_be<uint64_t>(&bytes[at + 8]);
+      header.bitmap_directory_offset = base::load_be<uint64_t>(&bytes[at + 16]);
+    }
     at += (length + 7) & ~size_t{7};
   }
 }
@@ -50,6 +55,13 @@ Status check_tables(const Header& header) {
 
 }  // namespace
 
+CompressedPlace compressed_place(uint64_t entry, unsigned cluster_bits) {
+  const unsigned offset_bits = 62 - (cluster_bits - 8);
+  const uint64_t offset = entry & ((uint64_t{1} << offset_bits) - 1);
+  const uint64_t sectors = ((entry & ~(kCopied | kCompressed)) >> offset_bits) + 1;
+  return {.offset = offset, .bytes = sectors * 512 - offset % 512};
+}
+
 Result<Header> parse_header(std::span<const std::byte> bytes) {
   if (bytes.size() < kVersion2HeaderBytes || base::load_be<uint32_t>(&bytes[0]) != kMagic)
     return fail(ErrorCode::kInvalidArgument, "not a qcow2 image");
@@ -69,6 +81,8 @@ Result<Header> parse_header(std::span<const std::byte> bytes) {
   header.l1_offset = u64(40);
   header.refcount_table_offset = u64(48);
   header.refcount_table_clusters = u32(56);
+  header.snapshots = u32(60);
+  header.snapshots_offset = u64(64);
   size_t header_bytes = kVersion2HeaderBytes;
   if (header.version == 3) {
     if (bytes.size() < kHeaderBytes) return corrupt("the header is cut off");

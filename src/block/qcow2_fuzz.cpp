@@ -8,6 +8,8 @@
 #include <vector>
 
 #include "block/disk.h"
+#include "block/layer.h"
+#include "block/qcow2_check.h"
 #include "block/qcow2_disk.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
@@ -15,6 +17,16 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   static auto* const loop = base::EventLoop::create()->release();
   rhea::base::UniqueFd fd(memfd_create("image", MFD_CLOEXEC));
   if (size < 16 || write(fd.get(), data, size) != static_cast<ssize_t>(size)) return 0;
+  std::vector<std::byte> head(size_t{1} << 16);
+  if (block::read_fully(fd.get(), 0, head) != 0) return 0;
+  if (const auto header = block::qcow2::parse_header(head); header && header->l1_entries < 4096) {
+    // Repaired is clean, whatever it was; and what cannot be repaired is as it was.
+    const auto report = block::qcow2::check_image_file(fd.get(), *header, {.repair = data[7] % 2 != 0});
+    if (report && report->repaired && block::read_fully(fd.get(), 0, head) == 0) {
+      const auto again = block::qcow2::check_image_file(fd.get(), *block::qcow2::parse_header(head), {});
+      if (!again || !again->clean()) __builtin_trap();
+    }
+  }
   auto disk =
       block::open_qcow2_disk(*loop, std::move(fd), "/nowhere/image", {.format = "qcow2", .allow_io_uring = false});
   if (!disk) return 0;

@@ -61,10 +61,6 @@ Result<std::unique_ptr<Qcow2Image>> Qcow2Image::open(base::UniqueFd fd, const He
                                                      std::unique_ptr<Layer> backing, bool writable, WriteLog* log) {
   if (writable && (header.incompatible & kCorrupt))
     return fail(ErrorCode::kCorrupt, "qcow2: the image is marked corrupt; open it readonly=on and save what is in it");
-  if (writable && (header.incompatible & kDirty))
-    return fail(
-        ErrorCode::kCorrupt,
-        "qcow2: the image was not closed and its reference counts are stale; repair it with qemu-img check -r leaks");
   auto file = std::make_unique<ImageFile>(fd.get(), log);
   auto refcounts = RHEA_TRY(Refcounts::load(*file, header));
   std::unique_ptr<Qcow2Image> image(
@@ -182,11 +178,9 @@ int Qcow2Image::map(uint64_t offset, uint64_t length, Extent& extent) {
 }
 
 int Qcow2Image::read_compressed(const Extent& extent, std::span<std::byte> out) {
-  const unsigned offset_bits = 62 - (header_.cluster_bits - 8);
-  const uint64_t place = extent.entry & ((uint64_t{1} << offset_bits) - 1);
-  const uint64_t sectors = ((extent.entry & ~(kCopied | kCompressed)) >> offset_bits) + 1;
-  std::vector<std::byte> packed(sectors * 512 - place % 512), cluster(cluster_bytes());
-  if (const int error = tables_file_->read(place, packed)) return error;
+  const CompressedPlace place = compressed_place(extent.entry, header_.cluster_bits);
+  std::vector<std::byte> packed(place.bytes), cluster(cluster_bytes());
+  if (const int error = tables_file_->read(place.offset, packed)) return error;
   if (!(header_.zstd ? decompress_zstd(packed, cluster) : inflate_raw(packed, cluster))) return EIO;
   const uint64_t within = extent.offset & (cluster_bytes() - 1);
   std::copy_n(cluster.begin() + static_cast<ptrdiff_t>(within), out.size(), out.begin());
@@ -213,11 +207,9 @@ int Qcow2Image::find_writable(uint64_t offset, uint64_t& place, bool& in_place) 
 // Remembers the clusters that an entry refers to, to be given up when nothing on the medium does.
 void Qcow2Image::give_up(uint64_t entry) {
   if (entry & kCompressed) {
-    const unsigned offset_bits = 62 - (header_.cluster_bits - 8);
-    const uint64_t place = entry & ((uint64_t{1} << offset_bits) - 1);
-    const uint64_t sectors = ((entry & ~(kCopied | kCompressed)) >> offset_bits) + 1;
-    const uint64_t last = (place & ~uint64_t{511}) + sectors * 512 - 1;
-    for (uint64_t at = place >> header_.cluster_bits; at <= last >> header_.cluster_bits; ++at)
+    const CompressedPlace place = compressed_place(entry, header_.cluster_bits);
+    const uint64_t last = (place.offset + place.bytes - 1) >> header_.cluster_bits;
+    for (uint64_t at = place.offset >> header_.cluster_bits; at <= last; ++at)
       to_release_.push_back(at << header_.cluster_bits);
   } else if (entry & kOffsetMask) {
     to_release_.push_back(entry & kOffsetMask);

@@ -10,6 +10,7 @@
 #include <list>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -49,6 +50,10 @@ class Qcow2Image final : public Layer {
   // The whole cluster reads as zeros from now on. `may_unmap`: its space may be given up.
   int make_zero(uint64_t offset, bool may_unmap, bool& done);
   int flush();
+  // The disk is `bytes` long from now on: what is new reads as zeros, what is cut off is lost.
+  int resize(uint64_t bytes);
+  // The whole cluster that holds `offset` is written, compressed if that makes it smaller.
+  int write_compressed(uint64_t offset, std::span<const std::byte> bytes);
   // While it is read or written asynchronously the cluster at `place` keeps its space, whatever the tables say: what
   // comes late must not meet what is new there.
   void pin(uint64_t place) { ++pins_[place & ~(cluster_bytes() - 1)]; }
@@ -75,6 +80,12 @@ class Qcow2Image final : public Layer {
   int release_given_up();
   int write_table(Table& table);
   int write_l1();
+  int grow(uint64_t bytes);
+  int grow_l1(uint64_t entries);
+  int clear_tail(uint64_t end);
+  int replace(uint64_t offset, std::span<const std::byte> bytes);
+  int write_size(uint64_t bytes);
+  int place_compressed(uint64_t length, uint64_t& place);
 
   base::UniqueFd fd_;
   qcow2::Header header_;
@@ -88,6 +99,7 @@ class Qcow2Image final : public Layer {
   uint64_t clock_ = 0;
   size_t dirty_tables_ = 0;
   std::unordered_map<uint64_t, unsigned> pins_;  // by place
+  uint64_t packed_end_ = 0;                      // of the compressed data written last
   std::vector<uint64_t> to_release_;             // places of clusters, once for each reference
 };
 

@@ -11,7 +11,6 @@ namespace rhea::block::qcow2 {
 namespace {
 
 constexpr unsigned kBatch = 64;
-constexpr size_t kTableOffsetField = 48, kTableClustersField = 56;
 
 int write_u64(ImageFile& file, uint64_t offset, uint64_t value) {
   std::byte bytes[8];
@@ -20,6 +19,29 @@ int write_u64(ImageFile& file, uint64_t offset, uint64_t value) {
 }
 
 }  // namespace
+
+uint64_t refcount_in(std::span<const std::byte> block, unsigned order, uint64_t entry) {
+  const unsigned bits = 1u << order;
+  if (bits < 8) {
+    const auto byte = std::to_integer<uint64_t>(block[entry * bits / 8]);
+    return byte >> (entry * bits % 8) & ((1u << bits) - 1);
+  }
+  uint64_t count = 0;
+  for (unsigned i = 0; i < bits / 8; ++i) count = count << 8 | std::to_integer<uint64_t>(block[entry * bits / 8 + i]);
+  return count;
+}
+
+void put_refcount_in(std::span<std::byte> block, unsigned order, uint64_t entry, uint64_t count) {
+  const unsigned bits = 1u << order;
+  if (bits < 8) {
+    const unsigned shift = entry * bits % 8;
+    std::byte& byte = block[entry * bits / 8];
+    const auto mask = static_cast<std::byte>(((1u << bits) - 1) << shift);
+    byte = (byte & ~mask) | (static_cast<std::byte>(count << shift) & mask);
+    return;
+  }
+  for (unsigned i = bits / 8; i-- > 0; count >>= 8) block[entry * bits / 8 + i] = static_cast<std::byte>(count);
+}
 
 Result<Refcounts> Refcounts::load(ImageFile& file, const Header& header) {
   Refcounts counts(file, header);
@@ -34,30 +56,6 @@ Result<Refcounts> Refcounts::load(ImageFile& file, const Header& header) {
       return fail(ErrorCode::kCorrupt, "qcow2: a block of reference counts is misplaced");
   }
   return counts;
-}
-
-uint64_t Refcounts::get(const Block& block, uint64_t entry) const {
-  const unsigned bits = 1u << header_.refcount_order;
-  if (bits < 8) {
-    const auto byte = std::to_integer<uint64_t>(block.bytes[entry * bits / 8]);
-    return byte >> (entry * bits % 8) & ((1u << bits) - 1);
-  }
-  uint64_t count = 0;
-  for (unsigned i = 0; i < bits / 8; ++i)
-    count = count << 8 | std::to_integer<uint64_t>(block.bytes[entry * bits / 8 + i]);
-  return count;
-}
-
-void Refcounts::put(Block& block, uint64_t entry, uint64_t count) const {
-  const unsigned bits = 1u << header_.refcount_order;
-  if (bits < 8) {
-    const unsigned shift = entry * bits % 8;
-    std::byte& byte = block.bytes[entry * bits / 8];
-    const auto mask = static_cast<std::byte>(((1u << bits) - 1) << shift);
-    byte = (byte & ~mask) | (static_cast<std::byte>(count << shift) & mask);
-    return;
-  }
-  for (unsigned i = bits / 8; i-- > 0; count >>= 8) block.bytes[entry * bits / 8 + i] = static_cast<std::byte>(count);
 }
 
 int Refcounts::write_entry(const Block& block, uint64_t entry) {
@@ -119,8 +117,7 @@ int Refcounts::grow_table(uint64_t index) {
   std::byte fields[12];
   base::store_be<uint64_t>(fields, offset);
   base::store_be<uint32_t>(fields + 8, static_cast<uint32_t>(clusters));
-  static_assert(kTableClustersField == kTableOffsetField + 8);
-  if (!error) error = file_->write(kTableOffsetField, fields);  // within one sector
+  if (!error) error = file_->write(kRefcountTableField, fields);  // within one sector
   if (!error) error = file_->sync();
   if (error) return error;
   const uint64_t old_offset = header_.refcount_table_offset, old_clusters = header_.refcount_table_clusters;
@@ -139,6 +136,8 @@ int Refcounts::change(uint64_t cluster, int delta, uint64_t& count) {
   const uint64_t entry = cluster % entries_per_block();
   count = get(*block, entry);
   if (delta < 0 && count == 0) return EIO;  // corrupt: what is referred to counts as free
+  const uint64_t most = header_.refcount_order == 6 ? UINT64_MAX : (uint64_t{1} << (1u << header_.refcount_order)) - 1;
+  if (delta > 0 && count == most) return EOVERFLOW;
   count = delta > 0 ? count + 1 : count - 1;
   put(*block, entry, count);
   return write_entry(*block, entry);
@@ -166,6 +165,26 @@ int Refcounts::allocate(uint64_t& offset) {
   offset = reserved_.back() << header_.cluster_bits;
   reserved_.pop_back();
   return 0;
+}
+
+int Refcounts::allocate_run(uint64_t clusters, uint64_t& offset) {
+  uint64_t first = next_;
+  for (uint64_t at = first; at < first + clusters; ++at) {
+    Block* block = nullptr;
+    if (const int error = block_of(at, true, block)) return error;
+    if (get(*block, at % entries_per_block()) != 0) first = at + 1;
+  }
+  for (uint64_t at = first; at < first + clusters; ++at) {
+    uint64_t count = 0;
+    if (const int error = change(at, 1, count)) return error;
+  }
+  offset = first << header_.cluster_bits;
+  return file_->sync();
+}
+
+int Refcounts::retain(uint64_t offset) {
+  uint64_t count = 0;
+  return change(offset >> header_.cluster_bits, 1, count);
 }
 
 int Refcounts::release(uint64_t offset) {

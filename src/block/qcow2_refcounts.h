@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "base/error.h"
@@ -17,6 +18,10 @@
 
 namespace rhea::block::qcow2 {
 
+// One count of a block of them, each 2^order bits wide.
+uint64_t refcount_in(std::span<const std::byte> block, unsigned order, uint64_t entry);
+void put_refcount_in(std::span<std::byte> block, unsigned order, uint64_t entry, uint64_t count);
+
 class Refcounts {
  public:
   // `file` outlives it.
@@ -24,6 +29,10 @@ class Refcounts {
 
   // A free cluster, counted once on the medium: its offset in the file, or an errno value.
   int allocate(uint64_t& offset);
+  // The same for so many clusters that follow on each other.
+  int allocate_run(uint64_t clusters, uint64_t& offset);
+  // One reference more to the cluster that holds `offset`; not on the medium before the next sync.
+  int retain(uint64_t offset);
   // One reference less to the cluster that holds `offset`; what nothing refers to may be handed out again.
   int release(uint64_t offset);
   // Gives back what was reserved and not used.
@@ -36,8 +45,12 @@ class Refcounts {
   };
   Refcounts(ImageFile& file, const Header& header) : file_(&file), header_(header) {}
   uint64_t entries_per_block() const { return header_.cluster_bytes() * 8 >> header_.refcount_order; }
-  uint64_t get(const Block& block, uint64_t entry) const;
-  void put(Block& block, uint64_t entry, uint64_t count) const;
+  uint64_t get(const Block& block, uint64_t entry) const {
+    return refcount_in(block.bytes, header_.refcount_order, entry);
+  }
+  void put(Block& block, uint64_t entry, uint64_t count) const {
+    put_refcount_in(block.bytes, header_.refcount_order, entry, count);
+  }
   int block_of(uint64_t cluster, bool make, Block*& block);
   int make_block(uint64_t index, Block*& block);
   int grow_table(uint64_t index);

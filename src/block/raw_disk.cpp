@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <linux/falloc.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -28,6 +29,11 @@ class RawDisk final : public Disk {
   uint64_t size_bytes() const override { return size_bytes_; }
   bool read_only() const override { return read_only_; }
   std::string_view format() const override { return "raw"; }
+  int resize(uint64_t bytes) override {
+    if (ftruncate(fd_.get(), static_cast<off_t>(bytes)) != 0 || fsync(fd_.get()) != 0) return errno;
+    size_bytes_ = bytes;
+    return 0;
+  }
   uint64_t next_data(uint64_t offset) override { return next_data_in_file(fd_.get(), offset, size_bytes_); }
 
   void submit(Request request) override {
@@ -87,7 +93,7 @@ class RawDisk final : public Disk {
 
   base::UniqueFd fd_;
   std::unique_ptr<AsyncFile> file_;
-  const uint64_t size_bytes_;
+  uint64_t size_bytes_;
   const bool read_only_;
   int sync_error_ = 0;
 };
