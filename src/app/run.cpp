@@ -91,6 +91,7 @@ class Session {
   bool user_network_ = false, tap_ = false, kvm_ = false;
   bool power_button_pressed_ = false;
   bool killed_ = false;
+  std::string engine_note_;  // which engine runs and why, where nobody named it
   std::string statistics_;
 };
 
@@ -149,7 +150,7 @@ Status Session::create_clock() {
 
 Status Session::create_machine() {
   EngineChoice engine = RHEA_TRY(select_engine(options_));
-  if (!engine.reason.empty()) log_.info("engine {}: {}", engine.name, engine.reason);
+  if (!engine.reason.empty()) engine_note_ = fmt::format("engine {}: {}", engine.name, engine.reason);
   kvm_ = engine.name == "kvm";
   cpu::CpuModel model = RHEA_TRY(cpu::CpuModel::create({.name = options_.cpu_model,
                                                         .tsc_frequency_hz = clock_->tsc_frequency_hz(),
@@ -252,6 +253,7 @@ Result<MachineExit> Session::run() {
   signals_ = RHEA_TRY(base::SignalWatch::create(*loop_, {SIGTERM, SIGINT, SIGHUP, SIGCONT, SIGWINCH},
                                                 [this](int signo) { on_signal(signo); }));
   RHEA_TRY(create_machine());
+  if (!engine_note_.empty()) log_.info("{}", engine_note_);  // what fails says what failed, and no more
   follow_terminal_size();
   if (!options_.gdb.empty()) {
     debugger_ = RHEA_TRY(attach_debugger(*loop_, *machine_, options_.gdb));
