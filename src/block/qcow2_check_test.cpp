@@ -165,6 +165,39 @@ TEST_F(CheckOneTest, WhatPointsNowhereIsNotMended) {
   EXPECT_NE(shell("qemu-img check -f qcow2 disk.qcow2"), 0);
 }
 
+// What reading or writing comes upon marks the image, and ends writing to it.
+TEST_F(CheckOneTest, AnImageFoundCorruptIsMarked) {
+  make("compat=1.1");
+  const uint64_t table = u64_at(header().l1_offset) & qcow2::kOffsetMask;
+  poke(table + 8 * 40 + 6, {2});  // not the start of a cluster
+  auto loop = *base::EventLoop::create();
+  std::vector<std::byte> bytes(512);
+  const auto open = [&] { return open_disk(*loop, at("disk.qcow2"), {.format = "qcow2"}); };
+  {
+    auto disk = *open();
+    const auto run = [&](Operation operation, uint64_t offset) {
+      int result = -1;
+      disk->submit({.operation = operation,
+                    .offset = offset,
+                    .length = bytes.size(),
+                    .buffers = {{bytes.data(), bytes.size()}},
+                    .done = [&](int error) { result = error; }});
+      while (result < 0) loop->run_once(100);
+      return result;
+    };
+    EXPECT_EQ(run(Operation::kWrite, 1 << 20), 0);
+    EXPECT_EQ(run(Operation::kRead, uint64_t{40} << 16), EIO);
+    EXPECT_EQ(run(Operation::kRead, 1 << 20), 0);
+    EXPECT_EQ(run(Operation::kWrite, 1 << 20), EIO);
+    EXPECT_EQ(run(Operation::kWrite, 12 << 20), EIO);
+    EXPECT_EQ(run(Operation::kDiscard, 1 << 20), 0);  // less than a cluster: nothing to do
+  }
+  EXPECT_TRUE(header().incompatible & qcow2::kCorrupt);
+  const auto again = open();
+  ASSERT_FALSE(again);
+  EXPECT_THAT(again.error().to_string(), ::testing::HasSubstr("marked corrupt"));
+}
+
 // Bytes changed at random in the tables: where QEMU sees harm so do we, and what we mended it finds in order.
 TEST_F(CheckOneTest, DamageAtRandomIsJudgedAsQemuDoes) {
   make("compat=1.1");

@@ -89,6 +89,19 @@ Status Qcow2Image::load_l1() {
 
 // ---- tables ----
 
+// The tables say what cannot be: the image is marked, so that nothing more is written on such ground, here or by
+// others.
+int Qcow2Image::found_corrupt() {
+  if (!writable_ || corrupt_) return EIO;
+  corrupt_ = true;
+  if (header_.version < 3) return EIO;
+  header_.incompatible |= kCorrupt;
+  std::byte raw[8];
+  base::store_be<uint64_t>(raw, header_.incompatible);
+  tables_file_->write(kIncompatibleField, raw);
+  return EIO;
+}
+
 int Qcow2Image::evict() {
   const size_t most = std::max<size_t>(4, kCacheBytes >> header_.cluster_bits);
   if (dirty_tables_ > kMaximumDirtyTables)
@@ -105,7 +118,7 @@ int Qcow2Image::evict() {
 
 int Qcow2Image::load_table(uint64_t index, Table*& table) {
   const uint64_t place = l1_[index] & kOffsetMask;
-  if (place % cluster_bytes() != 0) return EIO;
+  if (place % cluster_bytes() != 0) return found_corrupt();
   std::vector<std::byte> raw(cluster_bytes());
   if (const int error = tables_file_->read(place, raw)) return error;
   Table loaded{.entries = std::vector<uint64_t>(header_.l2_entries()), .place = place};
@@ -166,7 +179,7 @@ int Qcow2Image::map(uint64_t offset, uint64_t length, Extent& extent) {
   }
   const uint64_t place = entry & kOffsetMask;
   if (place != 0) {
-    if (place % cluster_bytes() != 0) return EIO;
+    if (place % cluster_bytes() != 0) return found_corrupt();
     extent = {.kind = Kind::kData, .length = length, .layer = this, .offset = place + within};
     return 0;
   }
@@ -192,6 +205,7 @@ int Qcow2Image::read_compressed(const Extent& extent, std::span<std::byte> out) 
 int Qcow2Image::find_writable(uint64_t offset, uint64_t& place, bool& in_place) {
   Table* table = nullptr;
   in_place = false;
+  if (corrupt_) return EIO;
   if (const int error = table_of(offset, false, table)) return error;
   const uint64_t entry = table ? table->entries[entry_index(offset)] : 0;
   if ((entry & kCompressed) || !(entry & kCopied) || (header_.version == 3 && (entry & kZero))) return 0;
@@ -199,7 +213,7 @@ int Qcow2Image::find_writable(uint64_t offset, uint64_t& place, bool& in_place) 
   if (!(l1_[table_index(offset)] & kCopied)) return 0;
   place = entry & kOffsetMask;
   if (place == 0) return 0;
-  if (place % cluster_bytes() != 0) return EIO;
+  if (place % cluster_bytes() != 0) return found_corrupt();
   in_place = true;
   return 0;
 }
@@ -233,6 +247,7 @@ int Qcow2Image::point_to(uint64_t offset, uint64_t place) { return set_entry(off
 int Qcow2Image::make_zero(uint64_t offset, bool may_unmap, bool& done) {
   Table* table = nullptr;
   done = true;
+  if (corrupt_) return EIO;
   if (const int error = table_of(offset, false, table)) return error;
   const uint64_t entry = table ? table->entries[entry_index(offset)] : 0;
   const bool hides_backing = backing_ && offset < backing_->size_bytes();

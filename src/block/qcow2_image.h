@@ -7,6 +7,7 @@
 // whole, and at worst holds clusters that nothing uses.
 #pragma once
 
+#include <cerrno>
 #include <list>
 #include <map>
 #include <memory>
@@ -42,7 +43,7 @@ class Qcow2Image final : public Layer {
   // The place of the cluster that holds `offset` if it may be overwritten there; else `in_place` is false.
   int find_writable(uint64_t offset, uint64_t& place, bool& in_place);
   // A cluster of the file for new data.
-  int allocate(uint64_t& place) { return refcounts_.allocate(place); }
+  int allocate(uint64_t& place) { return corrupt_ ? EIO : refcounts_.allocate(place); }
   // One that has come to nothing: nothing points to it.
   void abandon(uint64_t place) { refcounts_.release(place); }
   // The cluster that holds `offset` now lies at `place`, where its data has been written.
@@ -70,6 +71,7 @@ class Qcow2Image final : public Layer {
              std::unique_ptr<ImageFile> file, qcow2::Refcounts refcounts);
   Status load_l1();
   int table_of(uint64_t offset, bool for_writing, Table*& table);
+  int found_corrupt();
   int own_table(uint64_t index, Table& table);
   int load_table(uint64_t index, Table*& table);
   int evict();
@@ -91,6 +93,7 @@ class Qcow2Image final : public Layer {
   qcow2::Header header_;
   std::unique_ptr<Layer> backing_;
   const bool writable_;
+  bool corrupt_ = false;  // found so: nothing is written any more but what was pending
   std::unique_ptr<ImageFile> tables_file_;
   qcow2::Refcounts refcounts_;
   std::vector<uint64_t> l1_;
