@@ -550,11 +550,11 @@ ThunkResult Runtime::check_segment(uint64_t offset, uint32_t info, uint64_t retu
       return fault_at(Exception{.vector = kAlignmentCheck, .has_error_code = true}, return_address);
     return {kActionContinue, offset};
   }
-  const auto linear = linear_address(context_, info >> kInfoSegmentShift, offset, info & kInfoSizeMask,
+  const auto linear = linear_address(context_, (info >> kInfoSegmentShift) & 7, offset, info & kInfoSizeMask,
                                      info & kInfoWrite ? Access::kWrite : Access::kRead);
   if (linear) return {kActionContinue, *linear};
-  if (!(info & kInfoX87Store)) return fault_at(linear.error(), return_address);
-  // The store may turn out not to happen (refuse_access): the access itself, which cannot hit the TLB, decides.
+  if (!(info & (kInfoX87Store | kInfoMasked))) return fault_at(linear.error(), return_address);
+  // The access may turn out not to happen (refuse_access, masked_access), and cannot hit the TLB: it decides itself.
   segment_refusal_ = linear.error();
   return {kActionContinue, kRefusedLinear};
 }

@@ -34,7 +34,8 @@ uint64_t selected_bytes(uint64_t mask, uint32_t shape, unsigned size) {
 }  // namespace
 
 bool Runtime::selects_any(unsigned size) const {
-  return selected_bytes(context_.access_mask, context_.access_shape, size) != 0;
+  return (context_.access_shape & kShapeWhole) ||
+         selected_bytes(context_.access_mask, context_.access_shape, size) != 0;
 }
 
 ThunkResult Runtime::masked_access(uint64_t linear, uint32_t info, uint64_t return_address) {

@@ -100,7 +100,7 @@ uint8_t BlockBuilder::emit_segment(uint8_t reg, unsigned segment, unsigned size,
     e_.mov64(kScratchA, reg);
     const bool x87_store = kind == AccessKind::kWrite && is_x87_store();
     e_.mov_imm32(kScratchC, size | (kind != AccessKind::kRead ? kInfoWrite : 0) | (x87_store ? kInfoX87Store : 0) |
-                                segment << kInfoSegmentShift);
+                                (masked_memory() ? kInfoMasked : 0) | segment << kInfoSegmentShift);
     e_.call(runtime_.thunks().segment);
     return kScratchA;
   }
