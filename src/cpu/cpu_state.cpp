@@ -57,6 +57,7 @@ void reset_by_init(CpuState& state, uint32_t signature) {
   state.kvm_system_time = state.kvm_async_pf = state.kvm_steal_time = state.kvm_pv_eoi = 0;
   state.sti_shadow = state.mov_ss_shadow = state.nmi_blocked = state.nmi_pending = false;
   state.halted = state.wait_for_sipi = false;
+  state.in_smm = state.smm_nmi_blocked = false;
   state.interrupt_taken = 0;
   state.debug_pending = 0;
   reset_registers(state, signature);

@@ -99,7 +99,12 @@ struct CpuState {
   // the vector. Only engines whose host takes interrupts ahead leave one behind.
   static constexpr uint16_t kInterruptTaken = 0x100;
   uint16_t interrupt_taken = 0;
-  uint32_t debug_pending = 0;  // bits of DR6 that a #DB trap at the next instruction boundary will report
+  // System management mode. [SDM-3C 32]
+  uint32_t smbase = 0x30000, smi_count = 0;
+  bool in_smm = false;
+  bool smi_pending = false;      // one SMI waits for the end of SMM
+  bool smm_nmi_blocked = false;  // nmi_blocked as RSM restores it
+  uint32_t debug_pending = 0;    // bits of DR6 that a #DB trap at the next instruction boundary will report
 
   alignas(64) std::array<std::byte, kXsaveAreaBytes> xsave{};
 

@@ -85,6 +85,11 @@ void describe_cpu(Archive& archive, auto& self) {
   archive.field_since(2, "wait_for_sipi", self.wait_for_sipi);
   archive.field_since(3, "debug_pending", self.debug_pending);
   archive.field_since(4, "interrupt_taken", self.interrupt_taken);
+  archive.field_since(5, "smbase", self.smbase);
+  archive.field_since(5, "smi_count", self.smi_count);
+  archive.field_since(5, "in_smm", self.in_smm);
+  archive.field_since(5, "smi_pending", self.smi_pending);
+  archive.field_since(5, "smm_nmi_blocked", self.smm_nmi_blocked);
   archive.field("xsave", self.xsave);
 }
 

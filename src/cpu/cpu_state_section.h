@@ -13,7 +13,8 @@ class StateReader;
 
 namespace rhea::cpu {
 
-inline constexpr uint32_t kCpuStateVersion = 4;  // 2: wait_for_sipi; 3: pdpte, debug_pending; 4: interrupt_taken
+inline constexpr uint32_t kCpuStateVersion =
+    5;  // 2: wait_for_sipi; 3: pdpte, debug_pending; 4: interrupt_taken; 5: SMM
 
 // Writes the fields of one processor into the section that the caller has open.
 void save(state::StateWriter& writer, const CpuState& state);

@@ -45,10 +45,11 @@ struct HaltState {
   bool halted = false, wait_for_sipi = false;
   bool interrupts_enabled = false;
   bool nmi_blocked = false, nmi_pending = false;
+  bool in_smm = false, smi_pending = false;
 };
 
 // Does the local APIC hold what ends HLT, or the wait for a start-up IPI? Takes from it what is kept in the processor:
-// a blocked NMI, which there does not hide interrupts, and a wake-up. The vCPU's thread.
+// SMIs and a blocked NMI, which there do not hide interrupts, and a wake-up. The vCPU's thread.
 bool ends_halt(Lapic& lapic, HaltState& state);
 
 }  // namespace rhea::cpu

@@ -73,6 +73,12 @@ inline constexpr uint32_t vector_components(uint64_t xcr0) {
 // What the dispatcher must do before it runs the next block.
 enum class ExitReason : uint32_t { kNone, kStopped, kHalted, kShutdown, kDebug, kInstructionLimit };
 
+// The access to a port that has raised an SMI: what the handler needs to have it made again. [APM-2 10.2.5]
+struct PortTrap {
+  uint64_t rip = 0, rcx = 0, rsi = 0, rdi = 0;  // before it
+  uint32_t word = 0;                            // port in 31-16, size, kind, valid; 0: there was none
+};
+
 struct alignas(4096) Context {
   cpu::CpuState state;
 
@@ -108,6 +114,7 @@ struct alignas(4096) Context {
   uint64_t x87_last_fdp = 0;  // unmasked exception, or always on processors that keep them always
   uint64_t host_stack = 0;    // the C++ caller's stack pointer while in the code cache
   ExitReason exit_reason = ExitReason::kNone;
+  PortTrap port_trap;
   alignas(64) std::array<std::byte, 192> bounce{};  // for accesses that no single host page serves
 
   // Wiring.

@@ -31,6 +31,7 @@ inline constexpr uint32_t kOneInstruction = 1u << 19;   // interrupt shadow, exa
 inline constexpr uint32_t kWaitChecksTs = 1u << 20;     // CR0.MP and TS: WAIT raises #NM
 inline constexpr uint32_t kX87Emulated = 1u << 21;      // CR0.EM
 inline constexpr uint32_t kAvx512Undefined = 1u << 22;  // no CR4.OSXSAVE or XCR0 without AVX-512: #UD
+inline constexpr uint32_t kSmm = 1u << 31;              // the same physical address may be other memory
 
 inline constexpr bool code64(uint32_t word) { return (word & kCodeSizeMask) == 2; }
 inline constexpr MmuIndex mmu(uint32_t word) { return static_cast<MmuIndex>((word & kMmuMask) >> kMmuShift); }

@@ -54,7 +54,7 @@ AddressSpace::AddressSpace(std::string name, uint64_t size_bytes) : name_(std::m
 
 AddressSpace::~AddressSpace() = default;
 
-AddressSpace::MappingId AddressSpace::map(Range range, int priority) {
+AddressSpace::MappingId AddressSpace::map(Range range, int priority, Seen seen) {
   const std::lock_guard lock(mutex_);
   const MappingId id = next_id_++;
   // GUEST-CONTROLLED: BARs put ranges anywhere. What lies beyond the space's end is cut off, not an error.
@@ -63,7 +63,7 @@ AddressSpace::MappingId AddressSpace::map(Range range, int priority) {
   } else {
     range.size_bytes = std::min(range.size_bytes, size_bytes_ - range.start);
   }
-  mappings_.push_back({.id = id, .priority = priority, .range = std::move(range)});
+  mappings_.push_back({.id = id, .priority = priority, .seen = seen, .range = std::move(range)});
   publish();
   return id;
 }
@@ -80,12 +80,12 @@ void AddressSpace::set_address_mask(uint64_t mask) {
 }
 
 // Cuts the space at every start and end and gives each piece to the topmost mapping over it. There are tens of
-// mappings, so the plain quadratic way will do.
-std::vector<Range> AddressSpace::overlay() const {
+// mappings, so the plain quadratic way will do. Those that are seen as `hidden` says are left out.
+std::vector<Range> AddressSpace::overlay(Seen hidden) const {
   std::vector<const Mapping*> order;
   std::vector<uint64_t> cuts;
   for (const Mapping& mapping : mappings_) {
-    if (mapping.range.size_bytes == 0) continue;
+    if (mapping.range.size_bytes == 0 || mapping.seen == hidden) continue;
     order.push_back(&mapping);
     cuts.push_back(mapping.range.start);
     cuts.push_back(mapping.range.end());
@@ -120,11 +120,11 @@ std::vector<Range> AddressSpace::overlay() const {
 }
 
 void AddressSpace::publish() {
-  std::vector<Range> ranges = overlay();
+  std::vector<Range> ranges = overlay(Seen::kInSmm), smm_ranges = overlay(Seen::kOutsideSmm);
   const FlatView& last = *views_.back();
   // A change that nothing shows of flushes nobody's TLB.
-  if (ranges == last.ranges() && address_mask_ == last.address_mask()) return;
-  views_.push_back(std::make_unique<const FlatView>(std::move(ranges), address_mask_));
+  if (ranges == last.ranges() && smm_ranges == last.smm_ranges() && address_mask_ == last.address_mask()) return;
+  views_.push_back(std::make_unique<const FlatView>(std::move(ranges), std::move(smm_ranges), address_mask_));
   current_.store(views_.back().get(), std::memory_order_seq_cst);
   free_old_views();
   for (ViewListener* listener : listeners_) listener->on_view_changed(*views_.back());

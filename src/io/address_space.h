@@ -41,18 +41,22 @@ struct Range {
   bool operator==(const Range&) const = default;
 };
 
+// Who sees a range: a processor in system management mode may see another memory than all else does.
+enum class Seen : uint8_t { kAlways, kInSmm, kOutsideSmm };
+
 // Immutable, sorted, non-overlapping. Holes read as all ones and ignore writes.
 class FlatView {
  public:
-  explicit FlatView(std::vector<Range> ranges, uint64_t address_mask = ~uint64_t{0})
-      : ranges_(std::move(ranges)), address_mask_(address_mask) {}
+  explicit FlatView(std::vector<Range> ranges, std::vector<Range> smm_ranges = {}, uint64_t address_mask = ~uint64_t{0})
+      : ranges_(std::move(ranges)), smm_ranges_(std::move(smm_ranges)), address_mask_(address_mask) {}
   const Range* find(uint64_t address) const;  // nullptr in a hole
   const std::vector<Range>& ranges() const { return ranges_; }
+  const std::vector<Range>& smm_ranges() const { return smm_ranges_; }  // as a processor in SMM sees them
   // The bits of an address that processors drive; see AddressSpace::set_address_mask().
   uint64_t address_mask() const { return address_mask_; }
 
  private:
-  std::vector<Range> ranges_;
+  std::vector<Range> ranges_, smm_ranges_;
   uint64_t address_mask_;
 };
 
@@ -71,8 +75,9 @@ class AddressSpace {
   AddressSpace(std::string name, uint64_t size_bytes);
   ~AddressSpace();
 
-  // Adds a range; higher priority hides lower, later wins among equals. Any thread.
-  MappingId map(Range range, int priority = 0);
+  // Adds a range; higher priority hides lower, later wins among equals. Any thread. What only processors in SMM see,
+  // read() and write() do not.
+  MappingId map(Range range, int priority = 0, Seen seen = Seen::kAlways);
   void unmap(MappingId id);
   // Address lines that processors are held from driving read as zero: bits clear in `mask`. The engine applies it where
   // an address leaves the processor; read(), write() and devices' own accesses know nothing of it. Any thread.
@@ -116,6 +121,7 @@ class AddressSpace {
   struct Mapping {
     MappingId id;
     int priority;
+    Seen seen;
     Range range;
   };
   struct Target {  // what one address leads to; `available` bytes from there on lead to the same
@@ -128,7 +134,7 @@ class AddressSpace {
   Target resolve(uint64_t address) const;
   static uint64_t read_target(const Target& target, unsigned size_bytes);
   static void write_target(const Target& target, uint64_t value, unsigned size_bytes);
-  std::vector<Range> overlay() const;
+  std::vector<Range> overlay(Seen hidden) const;
   void publish();
   void free_old_views();
 

@@ -197,6 +197,26 @@ TEST(AddressSpace, ListenersHearOfVisibleChangesOnly) {
   EXPECT_EQ(listener.sizes.size(), 2u);
 }
 
+TEST(AddressSpace, ProcessorsInSmmSeeAnotherMemory) {
+  AddressSpace space("test", 0x10000);
+  std::array<std::byte, 0x1000> ram{}, hidden{};
+  space.map({.start = 0, .size_bytes = 0x1000, .kind = RangeKind::kRam, .host = ram.data(), .name = "ram"});
+  const auto smram =
+      space.map({.start = 0x800, .size_bytes = 0x100, .kind = RangeKind::kRam, .host = hidden.data(), .name = "smram"},
+                1, Seen::kInSmm);
+  const auto hole = space.map({.start = 0xf00, .size_bytes = 0x100, .name = "tseg"}, 1, Seen::kOutsideSmm);
+  space.write(0x800, 0x55, 1);
+  EXPECT_EQ(std::to_integer<int>(ram[0x800]), 0x55) << "the bus is outside";
+  EXPECT_EQ(space.read(0xf00, 1), 0xffu);
+  EXPECT_EQ(space.view().ranges().size(), 2u);
+  ASSERT_EQ(space.view().smm_ranges().size(), 3u);
+  EXPECT_EQ(space.view().smm_ranges()[1].host, hidden.data());
+  EXPECT_EQ(space.view().smm_ranges()[2].end(), 0x1000u);
+  space.unmap(smram);
+  space.unmap(hole);
+  EXPECT_EQ(space.view().ranges(), space.view().smm_ranges());
+}
+
 TEST(AddressSpace, AddressMaskIsPartOfTheView) {
   struct Listener final : ViewListener {
     void on_view_changed(const FlatView& view) override { masks.push_back(view.address_mask()); }

@@ -36,7 +36,7 @@ class Guest:
     cpus: int = 1
 
 
-SMP = ["smp_init", "smp_ipi", "smp_irq", "smp_lock", "smp_atomic", "smp_tlb", "smp_code", "smp_io", "smp_a20", "litmus"]
+SMP = ["smp_init", "smp_ipi", "smp_irq", "smp_lock", "smp_atomic", "smp_tlb", "smp_code", "smp_io", "smp_a20", "smp_smm", "litmus"]
 GUESTS = [
     Guest("hello"),
     Guest("exceptions"),

@@ -55,6 +55,7 @@ void Runtime::deliver_pending_interrupt() {
     int vector = -1;
     int start_vector = -1;
     bool initialise = false;
+    bool system_management = false;
     bool nmi = false;
     bool more = false;
   } request{&context_};
@@ -64,10 +65,14 @@ void Runtime::deliver_pending_interrupt() {
       [](void* argument) {
         auto& r = *static_cast<Request*>(argument);
         Context& c = *r.context;
-        // There is no SMM: an SMI has no meaning.
-        while (c.lapic->pending() == cpu::LapicEvent::kSmi && c.lapic->take_smi()) {
+        // One SMI is kept while another is handled, or while the processor waits for a start-up IPI.
+        while (c.lapic->pending() == cpu::LapicEvent::kSmi && c.lapic->take_smi()) c.state.smi_pending = true;
+        if (c.state.smi_pending && !c.state.in_smm && !c.state.wait_for_sipi) {
+          r.system_management = true;
+          return;
         }
-        if (c.lapic->pending() == cpu::LapicEvent::kInit && c.lapic->take_init()) {
+        // INIT waits for the end of SMM. [SDM-3C 32.6]
+        if (!c.state.in_smm && c.lapic->pending() == cpu::LapicEvent::kInit && c.lapic->take_init()) {
           // Of the boot processor it is a reset, as a triple fault is on a PC.
           if (c.lapic->apic_base() & kApicBaseBootstrap)
             c.exit_reason = ExitReason::kShutdown;
@@ -109,8 +114,10 @@ void Runtime::deliver_pending_interrupt() {
         r.more = c.lapic->pending() != cpu::LapicEvent::kNone;
       },
       &request);
-  if (request.initialise || request.start_vector >= 0) {
-    if (request.initialise)
+  if (request.system_management || request.initialise || request.start_vector >= 0) {
+    if (request.system_management)
+      enter_smm(context_);
+    else if (request.initialise)
       initialise();
     else
       start_up(static_cast<uint8_t>(request.start_vector));
@@ -464,6 +471,10 @@ void Runtime::settle_trap(isa::x86::RowId row) {
     case RowId::SYSCALL:
     case RowId::SYSENTER:
       if (!(context_.state.rflags & cpu::rflags::kTf)) context_.step_pending = 0;
+      break;
+    case RowId::RSM:
+      context_.step_pending = 0;  // TF is that of the code returned to
+      request_exit();             // what SMM has held back
       break;
     case RowId::IRET:
       if (context_.state.nmi_pending && !context_.state.nmi_blocked) request_exit();

@@ -53,6 +53,7 @@ uint32_t current(const Context& context) {
   if (s.rflags & cpu::rflags::kTf) word |= kTrap;
   if (cpl == 3 && (s.cr0 & cpu::cr0::kAm) && (s.rflags & cpu::rflags::kAc)) word |= kAlignCheck;
   if ((s.cr4 & cpu::cr4::kTsd) && cpl != 0) word |= kTscRestricted;
+  if (s.in_smm) word |= kSmm;
   return word;
 }
 

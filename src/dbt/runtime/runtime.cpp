@@ -67,12 +67,45 @@ Runtime::~Runtime() {
   space_->detach(*this);
 }
 
+namespace {
+
+// Calls lost(start, length) for what was RAM or ROM and is not the same memory any more.
+template <class Lost>
+void for_each_lost(const std::vector<io::Range>& before, const std::vector<io::Range>& after, Lost lost) {
+  for (const io::Range& old : before) {
+    if (old.kind == io::RangeKind::kMmio) continue;
+    uint64_t from = old.start;
+    for (const io::Range& now : after) {
+      if (now.kind == io::RangeKind::kMmio || now.end() <= from || now.start >= old.end()) continue;
+      if (now.host - now.start != old.host - old.start) continue;
+      if (now.start > from) lost(from, now.start - from);
+      from = now.end();
+    }
+    if (from < old.end()) lost(from, old.end() - from);
+  }
+}
+
+}  // namespace
+
 void Runtime::load_view(const io::FlatView& view) {
+  // Blocks are found by physical address: of what is other memory now, none may be found.
+  const auto lost = [this](uint64_t start, uint64_t length) { space_->invalidate(start, length); };
+  for_each_lost(ranges_, view.ranges(), lost);
+  for_each_lost(smm_ranges_, view.smm_ranges(), lost);
   ranges_ = view.ranges();
-  context_.ranges = &ranges_;
-  context_.address_mask = view.address_mask();
+  smm_ranges_ = view.smm_ranges();
+  view_address_mask_ = view.address_mask();
+  see_ranges();
+}
+
+// In SMM the A20 gate is open. [SDM-3C 32.6]
+void Runtime::see_ranges() {
+  const bool smm = context_.state.in_smm;
+  const std::vector<io::Range>& ranges = smm ? smm_ranges_ : ranges_;
+  context_.ranges = &ranges;
+  context_.address_mask = smm ? ~uint64_t{0} : view_address_mask_;
   ram_count_ = 0;
-  for (const io::Range& range : ranges_) {
+  for (const io::Range& range : ranges) {
     if (range.kind == io::RangeKind::kMmio || ram_count_ == kMaxRamPieces) continue;
     RamPiece& piece = ram_[ram_count_++];
     piece = {.start = range.start, .end = range.end(), .host = range.host, .meta = nullptr};

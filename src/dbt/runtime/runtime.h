@@ -111,6 +111,7 @@ class Runtime final : public io::ViewListener {
   const uint8_t* device_code(unsigned part) const { return device_code_[part].bytes; }
   // Remembers a page that the block under translation also needs, and that must be prepared first.
   void need_page(uint64_t page) { needed_page_ = page; }
+  void see_ranges();  // of the view, after state.in_smm may have changed; TLBs are flushed
   bool on_fault(int signo, void* info, void* ucontext);  // signal handler side; async-signal-safe
 
   void on_view_changed(const io::FlatView& view) override;  // any thread: taken up before the next instruction
@@ -217,7 +218,9 @@ class Runtime final : public io::ViewListener {
   void fill_jump_cache(uint64_t rip, uint32_t mode, Block* block);
   uint64_t large_2m_[64] = {}, large_1g_[64] = {};  // hashed bitmaps: regions with large-page entries
 
-  std::vector<io::Range> ranges_;  // of the view that this vCPU knows: Context::ranges
+  // Of the view that this vCPU knows, outside and in SMM: one of them is Context::ranges.
+  std::vector<io::Range> ranges_, smm_ranges_;
+  uint64_t view_address_mask_ = ~uint64_t{0};
   // RAM and ROM of the same, flattened so that general-register-only code can search it.
   struct RamPiece {
     uint64_t start = 0, end = 0;

@@ -23,6 +23,11 @@ void xrstor(Context& context) { xrstor(context, context.vector_components); }
 
 void flush_tlb(Context& context, const FlushRequest& request) { context.runtime->flush_tlb(request); }
 
+void change_view(Context& context) {
+  call_with_vectors_saved(
+      context, [](void* runtime) { static_cast<Runtime*>(runtime)->see_ranges(); }, context.runtime);
+}
+
 void* tlb_lookup(Context& context, uint64_t linear, unsigned size_bytes, Access access, MmuIndex mmu) {
   if ((linear & 0xfff) + size_bytes > memory::kPageSize) return nullptr;
   const DataTlb& tlb = context.data_tlb[static_cast<unsigned>(mmu)];

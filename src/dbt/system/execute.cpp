@@ -133,6 +133,7 @@ constexpr RowFunction kRowFunctions[] = {
     {RowId::MOV_Dm_Rm, op::mov_dr},
     {RowId::CLTS, op::clts},
     {RowId::HLT, op::hlt},
+    {RowId::RSM, op::rsm},
     {RowId::INVD, op::wbinvd},
     {RowId::WBINVD, op::wbinvd},
     {RowId::INVLPG, op::invlpg},

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // IN, OUT, INS and OUTS, with the I/O permission bitmap of the TSS. [SDM-1 19.5] [SDM-2A IN]
+#include "cpu/lapic.h"
 #include "dbt/system/internal.h"
 #include "dbt/system/repeat.h"
 
@@ -25,22 +26,46 @@ Fallible<void> check_port(Context& context, uint16_t port, unsigned size_bytes) 
   return {};
 }
 
-uint64_t read_port(Context& context, uint16_t port, unsigned size_bytes) {
-  uint64_t value = 0;
-  note_port_access(context, port, size_bytes);
-  with_vectors_saved(context, [&] { value = context.ports->read(port, size_bytes); });
-  return value;
+// Which instruction accesses a port, for an SMI that it raises. [APM-2 10.2.6]
+enum PortKind : uint32_t { kPortOut = 0, kPortIn = 1, kPortString = 4 };
+
+// The handler of an SMI that the access just made has raised is told of it. Vectors saved.
+void note_smi(Context& context, const Insn& insn, uint16_t port, unsigned size_bytes, uint32_t kind) {
+  if (!std::atomic_ref(context.irq_pending).load(std::memory_order_relaxed) || context.state.in_smm) return;
+  if (context.lapic->pending() != cpu::LapicEvent::kSmi) return;
+  constexpr uint32_t kValid = 2, kRepeated = 8, kSizeShift = 4;
+  const cpu::CpuState& s = context.state;
+  if ((kind & kPortString) && repeats(insn)) kind |= kRepeated;
+  context.port_trap = {.rip = s.rip,
+                       .rcx = s.gpr[cpu::kRcx],
+                       .rsi = s.gpr[cpu::kRsi],
+                       .rdi = s.gpr[cpu::kRdi],
+                       .word = uint32_t{port} << 16 | size_bytes << kSizeShift | kValid | kind};
 }
 
-void write_port(Context& context, uint16_t port, uint64_t value, unsigned size_bytes) {
+uint64_t read_port(Context& context, const Insn& insn, uint16_t port, unsigned size_bytes, uint32_t kind = 0) {
+  uint64_t value = 0;
   note_port_access(context, port, size_bytes);
-  with_vectors_saved(context, [&] { context.ports->write(port, value, size_bytes); });
+  with_vectors_saved(context, [&] {
+    value = context.ports->read(port, size_bytes);
+    note_smi(context, insn, port, size_bytes, kind | kPortIn);
+  });
+  return value;
 }
 
 uint16_t dx(const Context& context) { return static_cast<uint16_t>(context.state.gpr[cpu::kRdx]); }
 
 uint16_t port_of(const Context& context, const Insn& insn) {
   return insn.imm_bytes ? static_cast<uint8_t>(insn.imm) : dx(context);
+}
+
+void write_port(Context& context, const Insn& insn, uint64_t value, unsigned size_bytes, uint32_t kind = kPortOut) {
+  const uint16_t port = kind & kPortString ? dx(context) : port_of(context, insn);
+  note_port_access(context, port, size_bytes);
+  with_vectors_saved(context, [&] {
+    context.ports->write(port, value, size_bytes);
+    note_smi(context, insn, port, size_bytes, kind);
+  });
 }
 
 unsigned io_size(const Insn& insn) { return insn.operand_size > 4 ? 4 : insn.operand_size; }
@@ -52,7 +77,8 @@ Fallible<void> ins_element(Context& context, const Insn& insn, unsigned size) {
   GUEST_TRY(check_alignment(context, linear, size));
   // The device must not lose data to a fault of ours.
   GUEST_TRY(probe_write(context, linear, size, current_mmu(context)));
-  GUEST_TRY(write_linear(context, linear, read_port(context, dx(context), size), size, current_mmu(context)));
+  GUEST_TRY(write_linear(context, linear, read_port(context, insn, dx(context), size, kPortString), size,
+                         current_mmu(context)));
   advance_register(context, cpu::kRdi, address_size, size);
   return {};
 }
@@ -63,7 +89,7 @@ Fallible<void> outs_element(Context& context, const Insn& insn, unsigned size) {
   uint64_t linear = GUEST_TRY(linear_address(context, insn.mem.segment, offset, size, Access::kRead));
   GUEST_TRY(check_alignment(context, linear, size));
   uint64_t value = GUEST_TRY(read_linear(context, linear, size, current_mmu(context)));
-  write_port(context, dx(context), value, size);
+  write_port(context, insn, value, size, kPortString);
   advance_register(context, cpu::kRsi, address_size, size);
   return {};
 }
@@ -93,7 +119,7 @@ RHEA_SYSTEM_FUNCTION(in) {
   uint16_t port = port_of(context, insn);
   unsigned size = io_size(insn);
   GUEST_TRY(check_port(context, port, size));
-  write_register(context, cpu::kRax, size, read_port(context, port, size));
+  write_register(context, cpu::kRax, size, read_port(context, insn, port, size));
   return finish(context, insn);
 }
 
@@ -101,7 +127,7 @@ RHEA_SYSTEM_FUNCTION(out) {
   uint16_t port = port_of(context, insn);
   unsigned size = io_size(insn);
   GUEST_TRY(check_port(context, port, size));
-  write_port(context, port, read_register(context, cpu::kRax, size), size);
+  write_port(context, insn, read_register(context, cpu::kRax, size), size);
   return finish(context, insn);
 }
 

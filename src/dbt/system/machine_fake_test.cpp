@@ -67,6 +67,7 @@ Context& new_context() {
 // ---- services ----
 
 void flush_tlb(Context& context, const FlushRequest& request) { machine_of(context).flushes.push_back(request); }
+void change_view(Context& context) { machine_of(context).flushes.push_back({.kind = FlushRequest::Kind::kAll}); }
 void* tlb_lookup(Context&, uint64_t, unsigned, Access, MmuIndex) { return nullptr; }
 void note_store(Context& context, uint64_t physical, unsigned) { machine_of(context).noted_stores.push_back(physical); }
 void call_with_vectors_saved(Context&, void (*function)(void*), void* argument) { function(argument); }

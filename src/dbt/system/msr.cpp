@@ -20,6 +20,7 @@ enum Msr : uint32_t {
   kPlatformId = 0x17,
   kApicBase = 0x1b,
   kEblCrPoweron = 0x2a,
+  kSmiCount = 0x34,
   kTscAdjust = 0x3b,
   kSpecCtrl = 0x48,
   kPredCmd = 0x49,
@@ -205,6 +206,7 @@ std::optional<uint64_t> read_feature_msr(Context& context, uint32_t index) {
     case kMiscFeatures:
     case kDebugCtl: return 0;
     case kFsbFreq: return 3;
+    case kSmiCount: return context.cpu_model->intel() ? std::optional<uint64_t>(state.smi_count) : std::nullopt;
     case kPlatformInfo: return platform_info(context);
     case kPerfStatus: return 0;
     case kBiosSignId: return state.bios_sign_id ? state.bios_sign_id : uint64_t{1} << 32;

@@ -20,6 +20,7 @@ set(RHEA_DBT_SYSTEM_SOURCES
   system/paging.cpp
   system/paravirtual.cpp
   system/segments.cpp
+  system/smm.cpp
   system/stack.cpp
   system/state_instructions.cpp
   system/strings.cpp
@@ -35,6 +36,7 @@ set(RHEA_DBT_SYSTEM_TESTS
   system/machine_fake_test.cpp
   system/paging_test.cpp
   system/segments_test.cpp
+  system/smm_test.cpp
   system/state_instructions_test.cpp
   system/strings_test.cpp
   system/system_fuzz.cpp

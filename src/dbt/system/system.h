@@ -117,6 +117,10 @@ Fallible<Next> software_interrupt(Context& context, uint8_t vector, uint64_t nex
 // [SDM-3B 21.3.3.4]
 bool virtual_interrupt_due(const Context& context);
 
+// ---- system management mode (smm.cpp) ----
+// Takes an SMI: saves the state and makes the handler what runs next.
+void enter_smm(Context& context);
+
 // ---- instructions ----
 // Executes a decoded instruction of a row whose Translation is kSystem (and the listed complex ones: PUSHF/POPF,
 // PUSHA/POPA, ENTER, far transfers, segment loads, string instructions with any prefix, port I/O, ...).
@@ -138,6 +142,8 @@ struct FlushRequest {
   uint64_t linear = 0;
 };
 void flush_tlb(Context& context, const FlushRequest& request);
+// The processor has entered or left SMM (state.in_smm): sees the physical address space anew, forgets its TLBs.
+void change_view(Context& context);
 // Fast path of read_linear/write_linear: the host address if the TLB holds the page for this access, else nullptr.
 void* tlb_lookup(Context& context, uint64_t linear, unsigned size_bytes, Access access, MmuIndex mmu);
 // A CPU-side store of ours to guest RAM: like a guest store, it drops translations of what it overwrites.

@@ -79,6 +79,10 @@ void PciFunction::set_config(uint16_t offset, unsigned size_bytes, uint32_t valu
   store(config_, offset, size_bytes, value);
   store(initial_, offset, size_bytes, value);
 }
+void PciFunction::change_config(uint16_t offset, unsigned size_bytes, uint32_t value) {
+  RHEA_CHECK(offset + size_bytes <= kConfigBytes && size_bytes <= 4);
+  store(config_, offset, size_bytes, value);
+}
 void PciFunction::set_write_mask(uint16_t offset, unsigned size_bytes, uint32_t mask) {
   RHEA_CHECK(offset + size_bytes <= kConfigBytes && size_bytes <= 4);
   store(write_mask_, offset, size_bytes, mask);

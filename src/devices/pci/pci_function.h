@@ -61,6 +61,7 @@ class PciFunction : public io::Device {
   // bits the guest may change. Returns its offset in configuration space.
   uint16_t add_capability(uint8_t id, std::span<const uint8_t> body, std::span<const uint8_t> write_mask = {});
   void set_config(uint16_t offset, unsigned size_bytes, uint32_t value);     // the value, from our side
+  void change_config(uint16_t offset, unsigned size_bytes, uint32_t value);  // until a reset
   void set_write_mask(uint16_t offset, unsigned size_bytes, uint32_t mask);  // bits the guest may write
   void set_clear_mask(uint16_t offset, unsigned size_bytes, uint32_t mask);  // bits cleared by writing one
   uint32_t config(uint16_t offset, unsigned size_bytes) const;

@@ -151,10 +151,13 @@ bool DbtVcpu::wake_condition() {
                       .wait_for_sipi = state.wait_for_sipi,
                       .interrupts_enabled = context().interrupt_flag != 0,
                       .nmi_blocked = state.nmi_blocked,
-                      .nmi_pending = state.nmi_pending};
+                      .nmi_pending = state.nmi_pending,
+                      .in_smm = state.in_smm,
+                      .smi_pending = state.smi_pending};
   const bool ends = cpu::ends_halt(lapic_, halt);
   state.halted = halt.halted;
   state.nmi_pending = halt.nmi_pending;
+  state.smi_pending = halt.smi_pending;
   return ends;
 }
 
@@ -263,7 +266,8 @@ void DbtVcpu::set_state(const cpu::CpuState& state) {
   c.exit_request = 1;
   c.irq_pending = 1;
   c.step_pending = 0;
-  runtime_->flush_tlb({.kind = dbt::FlushRequest::Kind::kAll});
+  c.port_trap = {};
+  runtime_->see_ranges();
 }
 
 class DbtEngine final : public cpu::Engine {

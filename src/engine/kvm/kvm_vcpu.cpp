@@ -93,7 +93,7 @@ bool KvmVcpu::wake_condition() {
 }
 
 bool KvmVcpu::take_events() {
-  // No SMM here: an SMI has no meaning.
+  // No SMM under this engine: an SMI has no meaning.
   while (lapic_.pending() == LapicEvent::kSmi && lapic_.take_smi()) {
   }
   if (lapic_.pending() == LapicEvent::kInit) {

@@ -89,6 +89,7 @@ void KvmVcpu::set_state(const cpu::CpuState& state) {
   entry_pending_ = false;
   stopped_at_.reset();
   failure_.clear();
+  if (state.in_smm) failure_ = "the saved processor is in system management mode, which the kvm engine does not have";
   if (const uint64_t apic_base = lapic_.apic_base()) set_msr(kMsrApicBase, apic_base);
   kvm_xcrs xcrs{.nr_xcrs = 1};
   xcrs.xcrs[0].value = state.xcr0;

@@ -101,7 +101,12 @@ Status Machine::create_devices() {
   router_.connect_ext_int_sink(&apic_bus_);
   requests_ = {.reset = [this] { request(Action::kReset); },
                .power_off = [this] { request(Action::kPowerOff); },
-               .debug_exit = [this](uint32_t status) { request(Action::kDebugExit, status); }};
+               .debug_exit = [this](uint32_t status) { request(Action::kDebugExit, status); },
+               .smi =
+                   [this] {
+                     constexpr uint8_t kSmi = 2;  // a delivery mode
+                     for (const auto& lapic : lapics_) lapic->deliver(kSmi, 0, false);
+                   }};
   options_.board.memory_below_4g_bytes = layout_.low_bytes();
   options_.board.memory_above_4g_bytes = layout_.high_bytes();
   pci_ = std::make_unique<devices::PciBus>(
@@ -112,6 +117,7 @@ Status Machine::create_devices() {
               .router = router_,
               .pci = *pci_,
               .a20 = a20_gate_,
+              .low_ram = memory_->regions().front().host,
               .options = options_.board,
               .requests = requests_};
   for (const BoardDevice& spec : device_registry()) {

@@ -102,7 +102,8 @@ Created create_acpi_pm(Board& board) {
   auto pm = std::make_unique<devices::AcpiPm>(
       devices::AcpiPm::Options{}, devices::AcpiPm::Context{.clock = board.clock,
                                                            .sci = {&board.router, devices::pm_regs::kSciGsi},
-                                                           .power_off = board.requests.power_off});
+                                                           .power_off = board.requests.power_off,
+                                                           .smi = board.requests.smi});
   pm->map_into(board.ports);
   board.power_management = pm.get();
   return pm;
@@ -118,7 +119,10 @@ Created create_reset_register(Board& board) {
 Created create_host_bridge(Board& board) {
   auto bridge = std::make_unique<devices::HostBridge>(
       devices::HostBridge::Options{.ecam_base = kEcamBase},
-      devices::HostBridge::Context{.bus = board.pci, .reset_register = board.reset_register});
+      devices::HostBridge::Context{.bus = board.pci,
+                                   .reset_register = board.reset_register,
+                                   .low_ram = board.low_ram,
+                                   .low_ram_bytes = board.options.memory_below_4g_bytes});
   RHEA_TRY(bridge->install());
   return bridge;
 }
@@ -154,9 +158,9 @@ constexpr BoardDevice kRegistry[] = {
     {"serial1", "16550A UART, COM2", 1, always, create_serial<1>},
     {"i8042", "keyboard controller", 1, always, create_i8042},
     {"port92", "system control port A", 1, always, create_port92},
-    {"acpi-pm", "ACPI power management", 1, always, create_acpi_pm},
+    {"acpi-pm", "ACPI power management", 2, always, create_acpi_pm},
     {"reset-register", "reset control register 0xcf9", 1, always, create_reset_register},
-    {"host-bridge", "Q35 host bridge", 1, always, create_host_bridge},
+    {"host-bridge", "Q35 host bridge", 2, always, create_host_bridge},
     {"lpc-bridge", "ICH9 LPC bridge", 1, always, create_lpc_bridge},
     {"debug-exit", "debug-exit port 0xf4", 1, [](const BoardOptions& options) { return options.debug_exit; },
      create_debug_exit},

@@ -52,6 +52,7 @@ struct BoardRequests {
   std::function<void()> reset;
   std::function<void()> power_off;
   std::function<void(uint32_t status)> debug_exit;
+  std::function<void()> smi;  // of all processors
 };
 
 // What a factory finds, and what it leaves for factories further down the list.
@@ -62,6 +63,7 @@ struct Board {
   io::IrqRouter& router;
   devices::PciBus& pci;
   A20Gate& a20;
+  std::byte* low_ram;  // host address of RAM at 0
   const BoardOptions& options;
   const BoardRequests& requests;
 

@@ -32,6 +32,7 @@ AcpiPm::AcpiPm(const Options& options, Context context)
     : options_(options),
       clock_(context.clock),
       power_off_(std::move(context.power_off)),
+      smi_(std::move(context.smi)),
       sci_(context.sci),
       timer_(context.clock.create_timer([this] { on_timer(); })) {
   reset();
@@ -57,6 +58,7 @@ void AcpiPm::reset() {
   pm1_status_ = pm1_enable_ = pm1_control_ = 0;
   gpe_status_ = gpe_enable_ = 0;
   smi_command_ = smi_data_ = 0;
+  smi_enable_ = smi_status_ = 0;
   reported_flips_ = timer_flips();
   update();
 }
@@ -101,6 +103,8 @@ uint8_t AcpiPm::read_byte(uint64_t offset) {
   }
   if (block >= kGpe0 && block < kGpe0 + 8) return byte_of(gpe_status_, block - kGpe0);
   if (block >= kGpe0 + 8 && block < kGpe0 + kGpe0Bytes) return byte_of(gpe_enable_, block - kGpe0 - 8);
+  if (block >= kSmiEnable && block < kSmiEnable + 4) return byte_of(smi_enable_, block - kSmiEnable);
+  if (block >= kSmiStatus && block < kSmiStatus + 4) return byte_of(smi_status_, block - kSmiStatus);
   return 0;
 }
 
@@ -113,6 +117,7 @@ void AcpiPm::write_byte(uint64_t offset, uint8_t value) {
     smi_command_ = value;
     if (value == kAcpiEnable) pm1_control_ |= kSciEnable;
     if (value == kAcpiDisable) pm1_control_ &= static_cast<uint16_t>(~kSciEnable);
+    if (smi_enable_ & kApmSmiEnable) smi_status_ |= kApmSmiStatus;
     return;
   }
   const uint64_t block = offset - kBlockFlag;
@@ -130,6 +135,10 @@ void AcpiPm::write_byte(uint64_t offset, uint8_t value) {
     gpe_status_ &= ~(uint64_t{value} << (8 * (block - kGpe0)));
   } else if (block >= kGpe0 + 8 && block < kGpe0 + kGpe0Bytes) {
     gpe_enable_ = with_byte(gpe_enable_, block - kGpe0 - 8, value);
+  } else if (block >= kSmiEnable && block < kSmiEnable + 4) {
+    smi_enable_ = with_byte(smi_enable_, block - kSmiEnable, value) & (kGlobalSmiEnable | kApmSmiEnable);
+  } else if (block >= kSmiStatus && block < kSmiStatus + 4) {
+    smi_status_ &= ~(uint32_t{value} << (8 * (block - kSmiStatus)));
   }
 }
 
@@ -144,13 +153,15 @@ uint64_t AcpiPm::io_read(uint64_t offset, unsigned size_bytes) {
 }
 
 void AcpiPm::io_write(uint64_t offset, uint64_t value, unsigned size_bytes) {
-  bool power_off = false;
+  bool power_off = false, smi = false;
   {
     const std::lock_guard lock(mutex_);
     collect_timer_status();
     for (unsigned i = 0; i < size_bytes; ++i) {
       const auto byte = static_cast<uint8_t>(value >> (8 * i));
       write_byte(offset + i, byte);
+      constexpr uint32_t kBoth = kGlobalSmiEnable | kApmSmiEnable;
+      smi = smi || (offset + i == kSmiCommandPort && (smi_enable_ & kBoth) == kBoth);
       // SLP_EN takes the sleep type that was written with it. [ACPI-6.5 4.8.3.2.1]
       if (offset + i == kBlockFlag + kPm1Control + 1 && (byte & (kSleepEnable >> 8)))
         power_off = (pm1_control_ & kSleepTypeMask) >> kSleepTypeShift == kSleepTypeS5;
@@ -158,6 +169,7 @@ void AcpiPm::io_write(uint64_t offset, uint64_t value, unsigned size_bytes) {
     update();
   }
   if (power_off && power_off_) power_off_();
+  if (smi && smi_) smi_();
 }
 
 void AcpiPm::press_power_button() {
@@ -188,6 +200,8 @@ void AcpiPm::save_state(state::StateWriter& writer) const {
   writer.field("smi_command", smi_command_);
   writer.field("smi_data", smi_data_);
   writer.field("reported_flips", reported_flips_);
+  writer.field("smi_enable", smi_enable_);
+  writer.field("smi_status", smi_status_);
 }
 
 Status AcpiPm::load_state(state::StateReader& reader) {
@@ -200,6 +214,11 @@ Status AcpiPm::load_state(state::StateReader& reader) {
   reader.field("smi_command", smi_command_);
   reader.field("smi_data", smi_data_);
   reader.field("reported_flips", reported_flips_);
+  smi_enable_ = smi_status_ = 0;
+  reader.field_since(2, "smi_enable", smi_enable_);
+  reader.field_since(2, "smi_status", smi_status_);
+  smi_enable_ &= kGlobalSmiEnable | kApmSmiEnable;
+  smi_status_ &= kApmSmiStatus;
   pm1_status_ &= kPm1StatusBits;
   pm1_enable_ &= kPm1EnableBits;
   pm1_control_ &= kSciEnable | kBusMasterReload | kSleepTypeMask;

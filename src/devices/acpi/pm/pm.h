@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // ACPI power management: PM1 event and control blocks, PM timer, GPE0 block, SMI command port, SCI.
-// Spec: [ACPI-6.5 4.8]. Not implemented: sleep states other than S5 (not offered by the DSDT), SMM (the SMI
-// command port answers by itself), PM1b. Threads: any; own lock.
+// Spec: [ACPI-6.5 4.8, ICH9 13.8.3]. Not implemented: sleep states other than S5 (not offered by the DSDT), PM1b; of
+// SMIs all sources but the SMI command port (which turns ACPI on and off by itself, whether or not SMIs are on), and
+// EOS. Threads: any; own lock.
 #pragma once
 
 #include <functional>
@@ -18,7 +19,7 @@
 namespace rhea::devices {
 
 inline constexpr io::DeviceSpec kAcpiPmSpec = {
-    .name = "acpi-pm", .help = "ACPI power management block", .state_version = 1};
+    .name = "acpi-pm", .help = "ACPI power management block", .state_version = 2};
 
 class AcpiPm final : public io::Device, public io::IoHandler {
  public:
@@ -30,6 +31,7 @@ class AcpiPm final : public io::Device, public io::IoHandler {
     io::Clock& clock;
     io::IrqLine sci;                  // GSI 9
     std::function<void()> power_off;  // SLP_EN with the S5 type; vCPU thread, outside the lock
+    std::function<void()> smi = {};   // to all processors; vCPU thread, outside the lock
   };
   AcpiPm(const Options& options, Context context);
   ~AcpiPm() override;
@@ -64,12 +66,13 @@ class AcpiPm final : public io::Device, public io::IoHandler {
 
   Options options_;
   io::Clock& clock_;
-  std::function<void()> power_off_;
+  std::function<void()> power_off_, smi_;
   mutable std::mutex mutex_;
   io::IrqLine sci_;
   uint16_t pm1_status_ = 0, pm1_enable_ = 0, pm1_control_ = 0;
   uint64_t gpe_status_ = 0, gpe_enable_ = 0;
   uint8_t smi_command_ = 0, smi_data_ = 0;
+  uint32_t smi_enable_ = 0, smi_status_ = 0;
   uint64_t reported_flips_ = 0;
   std::unique_ptr<io::Timer> timer_;
 };

@@ -15,6 +15,9 @@ inline constexpr uint16_t kTimer = 0x08;       // PM_TMR_LEN 4
 inline constexpr uint16_t kGpe0 = 0x20;        // status 8 bytes, enable 8 bytes: GPE0_BLK_LEN 16
 inline constexpr uint16_t kGpe0Bytes = 16;
 inline constexpr uint8_t kGpe0Events = 64;
+inline constexpr uint16_t kSmiEnable = 0x30, kSmiStatus = 0x34;                 // 4 bytes each
+inline constexpr uint32_t kGlobalSmiEnable = 1u << 0, kApmSmiEnable = 1u << 5;  // of SMI_EN
+inline constexpr uint32_t kApmSmiStatus = 1u << 5;                              // of SMI_STS
 
 inline constexpr uint16_t kSmiCommandPort = 0xb2, kSmiDataPort = 0xb3;
 inline constexpr uint8_t kAcpiEnable = 0x02, kAcpiDisable = 0x03;

@@ -129,5 +129,34 @@ TEST_F(AcpiPmTest, SaveAndLoad) {
   EXPECT_TRUE(other.irqs.levels[9]);
 }
 
+TEST(AcpiPmSmi, TheCommandPortRaisesThemWhereEnabled) {
+  testing::DeviceHarness h;
+  int smis = 0;
+  AcpiPm pm({}, {.clock = h.clock, .sci = h.line(9), .power_off = {}, .smi = [&] { ++smis; }});
+  pm.map_into(h.ports);
+  h.out8(0xb2, 0x10);
+  h.out32(0x630, 0x20);
+  h.out8(0xb2, 0x11);
+  h.out32(0x630, 0x01);
+  h.out8(0xb2, 0x12);
+  EXPECT_EQ(smis, 0);
+  h.out32(0x630, 0xffffffff);
+  EXPECT_EQ(h.in32(0x630), 0x21u);
+  h.out8(0xb3, 1);
+  EXPECT_EQ(smis, 0);
+  h.out8(0xb2, 0x13);
+  EXPECT_EQ(smis, 1);
+  EXPECT_EQ(h.in32(0x634), 0x20u);
+  h.out32(0x634, 0x20);
+  EXPECT_EQ(h.in32(0x634), 0u);
+  const auto file = testing::DeviceHarness::save(pm, 2);
+  pm.reset();
+  h.out8(0xb2, 0x14);
+  EXPECT_EQ(smis, 1);
+  ASSERT_TRUE(testing::DeviceHarness::load(pm, file, 2).has_value());
+  h.out8(0xb2, 0x15);
+  EXPECT_EQ(smis, 2);
+}
+
 }  // namespace
 }  // namespace rhea::devices

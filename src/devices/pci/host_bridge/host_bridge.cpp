@@ -16,6 +16,7 @@ namespace {
 
 constexpr uint16_t kResetPort = 0xcf9;
 constexpr uint32_t kConfigAddressWritable = 0x80fffffc;
+constexpr int kSmramPriority = 10;  // before anything else
 
 // Splits what no configuration access can be (8 bytes, or unaligned) into bytes; `access(offset, size, shift)`.
 template <class Access>
@@ -46,7 +47,9 @@ HostBridge::HostBridge(const Options& options, const Context& context)
                    .multifunction = false}),
       options_(options),
       bus_(context.bus),
-      reset_register_(context.reset_register) {
+      reset_register_(context.reset_register),
+      low_ram_(context.low_ram),
+      low_ram_bytes_(context.low_ram_bytes) {
   RHEA_CHECK((options_.ecam_base & ~kPciExBarAddressMask) == 0);
   const uint64_t bar = options_.ecam_base | kPciExBarEnable;
   set_config(kPciExBar, 4, static_cast<uint32_t>(bar));
@@ -55,10 +58,15 @@ HostBridge::HostBridge(const Options& options, const Context& context)
   constexpr uint64_t kWritable = kPciExBarAddressMask | 0x0c000000 | kPciExBarLengthMask | kPciExBarEnable;
   set_write_mask(kPciExBar, 4, static_cast<uint32_t>(kWritable));
   set_write_mask(kPciExBar + 4, 4, static_cast<uint32_t>(kWritable >> 32));
+  set_config(kSmram, 1, kSmramSegmentA);
+  set_config(kEsmramc, 1, kEsmramcFixed);
+  lock_smram();
 }
 
 HostBridge::~HostBridge() {
   if (!installed_) return;
+  if (shown_.segment) bus_.context().memory.unmap(segment_mapping_);
+  if (shown_.tseg_bytes) bus_.context().memory.unmap(tseg_mapping_);
   bus_.context().ports.unmap(ports_mapping_);
   if (ecam_mapped_) bus_.context().memory.unmap(ecam_mapping_);
 }
@@ -72,6 +80,7 @@ Status HostBridge::install() {
                                              .name = "pci-config"});
   installed_ = true;
   update_ecam();
+  update_smram();
   return {};
 }
 
@@ -82,6 +91,42 @@ void HostBridge::reset() {
     config_address_ = 0;
   }
   update_ecam();
+  lock_smram();
+  update_smram();
+}
+
+// What the guest may change of SMRAM: nothing once it is locked. [Q35 5.1.31]
+void HostBridge::lock_smram() {
+  const bool locked = config(kSmram, 1) & kSmramLock;
+  const bool present = low_ram_ != nullptr && !locked;
+  set_write_mask(kSmram, 1, present ? kSmramOpen | kSmramLock | kSmramEnable : 0);
+  set_write_mask(kEsmramc, 1, present ? kTsegEnable | kTsegSizeMask : 0);
+  if (locked) change_config(kSmram, 1, config(kSmram, 1) & ~kSmramOpen);
+}
+
+void HostBridge::update_smram() {
+  if (!installed_ || low_ram_ == nullptr) return;
+  const uint32_t smram = config(kSmram, 1), extended = config(kEsmramc, 1);
+  constexpr uint64_t kTsegBytes[4] = {1u << 20, 2u << 20, 8u << 20, 0};
+  Shown wanted{.segment = (smram & kSmramEnable) != 0, .open = (smram & kSmramOpen) != 0};
+  if (wanted.segment && (extended & kTsegEnable)) wanted.tseg_bytes = kTsegBytes[(extended & kTsegSizeMask) >> 1];
+  if (wanted.tseg_bytes > low_ram_bytes_) wanted.tseg_bytes = 0;
+  if (wanted == shown_) return;
+  io::AddressSpace& memory = bus_.context().memory;
+  if (shown_.segment) memory.unmap(segment_mapping_);
+  if (shown_.tseg_bytes) memory.unmap(tseg_mapping_);
+  shown_ = wanted;
+  if (wanted.segment)
+    segment_mapping_ = memory.map({.start = kSmramBase,
+                                   .size_bytes = kSmramBytes,
+                                   .kind = io::RangeKind::kRam,
+                                   .host = low_ram_ + kSmramBase,
+                                   .name = "smram"},
+                                  kSmramPriority, wanted.open ? io::Seen::kAlways : io::Seen::kInSmm);
+  if (wanted.tseg_bytes)
+    tseg_mapping_ =
+        memory.map({.start = low_ram_bytes_ - wanted.tseg_bytes, .size_bytes = wanted.tseg_bytes, .name = "tseg"},
+                   kSmramPriority, io::Seen::kOutsideSmm);
 }
 
 void HostBridge::update_ecam() {
@@ -104,6 +149,10 @@ void HostBridge::update_ecam() {
 
 void HostBridge::on_config_written(uint16_t offset, unsigned size_bytes) {
   if (offset < kPciExBar + 8 && kPciExBar < offset + size_bytes) update_ecam();
+  if (offset < kEsmramc + 1 && kSmram < offset + size_bytes) {
+    lock_smram();
+    update_smram();
+  }
 }
 
 // [PCI-3.0 3.2.2.3.2] Only a 32-bit access at 0xcf8 is the address register; others go by to what else is there.
@@ -191,6 +240,8 @@ Status HostBridge::load_state(state::StateReader& reader) {
   }
   RHEA_TRY(reader.status());
   update_ecam();
+  lock_smram();
+  update_smram();
   return {};
 }
 

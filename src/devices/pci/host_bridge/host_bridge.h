@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The host bridge 8086:29c0 at 00:00.0: configuration mechanism #1 (ports 0xcf8/0xcfc) and the ECAM window.
-// Spec: [Q35 5], [PCI-3.0 3.2.2.3.2], [PCIe-4.0 7.2.2]. Not implemented: PAM, SMRAM and TOLUD effects (there is no
-// firmware to shadow; their registers do not exist). Threads: vCPU threads; the bus's lock.
+// Spec: [Q35 5], [PCI-3.0 3.2.2.3.2], [PCIe-4.0 7.2.2]. SMRAM at A0000 and TSEG at the end of low RAM. Not implemented:
+// PAM and TOLUD (there is no firmware to shadow; their registers do not exist), and of SMRAM D_CLS, the high segment
+// and E_SMERR; DMA reaches SMRAM. Threads: vCPU threads; the bus's lock.
 #pragma once
 
 #include <mutex>
@@ -15,7 +16,7 @@ namespace rhea::devices {
 
 inline constexpr io::DeviceSpec kHostBridgeSpec = {.name = "host-bridge",
                                                    .help = "Q35 host bridge 8086:29c0",
-                                                   .state_version = 1,
+                                                   .state_version = 2,
                                                    .pci = io::PciIds{.vendor = host_bridge_regs::kVendor,
                                                                      .device = host_bridge_regs::kDevice,
                                                                      .class_code = host_bridge_regs::kHostBridgeClass}};
@@ -28,6 +29,8 @@ class HostBridge final : public PciFunction {
   struct Context {
     PciBus& bus;
     io::IoHandler* reset_register = nullptr;  // byte accesses of port 0xcf9; see ResetRegister
+    std::byte* low_ram = nullptr;             // host address of RAM at 0, of `low_ram_bytes`; nullptr: no SMRAM
+    uint64_t low_ram_bytes = 0;
   };
   HostBridge(const Options& options, const Context& context);
   ~HostBridge() override;
@@ -62,6 +65,8 @@ class HostBridge final : public PciFunction {
     HostBridge& bridge_;
   };
   void update_ecam();
+  void update_smram();
+  void lock_smram();
 
   Options options_;
   PciBus& bus_;
@@ -70,6 +75,14 @@ class HostBridge final : public PciFunction {
   Ecam ecam_{*this};
   mutable std::mutex address_mutex_;
   uint32_t config_address_ = 0;
+  std::byte* const low_ram_;
+  const uint64_t low_ram_bytes_;
+  struct Shown {  // what of SMRAM is mapped
+    bool segment = false, open = false;
+    uint64_t tseg_bytes = 0;
+    bool operator==(const Shown&) const = default;
+  } shown_;
+  io::AddressSpace::MappingId segment_mapping_ = 0, tseg_mapping_ = 0;
   bool installed_ = false;
   io::AddressSpace::MappingId ports_mapping_ = 0;
   bool ecam_mapped_ = false;

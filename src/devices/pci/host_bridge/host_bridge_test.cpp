@@ -53,6 +53,47 @@ TEST_F(HostBridgeTest, ConfigurationMechanismOne) {
   EXPECT_EQ(h_.in32(0xcf8), 0x80fffffcu);
 }
 
+TEST_F(HostBridgeTest, WithoutRamThereIsNoSmram) {
+  bus_.config_write(0, 0, 0x9d, 0xff, 1);
+  EXPECT_EQ(bus_.config_read(0, 0, 0x9d, 1), 0x02u);
+}
+
+TEST(HostBridgeSmram, OpenClosedLocked) {
+  testing::DeviceHarness h;
+  PciBus bus{{.memory = h.physical, .ports = h.ports, .router = h.router}};
+  std::vector<std::byte> ram(16 << 20);
+  HostBridge bridge({}, {.bus = bus, .low_ram = ram.data(), .low_ram_bytes = ram.size()});
+  ASSERT_TRUE(bridge.install().has_value());
+  ram[0xa0000] = std::byte{0x5a};
+  const auto seen = [&](const std::vector<io::Range>& ranges, uint64_t address) {
+    return io::FlatView(ranges).find(address) != nullptr;
+  };
+  const auto outside = [&](uint64_t address) { return seen(h.physical.view().ranges(), address); };
+  const auto inside = [&](uint64_t address) { return seen(h.physical.view().smm_ranges(), address); };
+  EXPECT_FALSE(outside(0xa0000) || inside(0xa0000));
+  bus.config_write(0, 0, 0x9d, 0x08, 1);
+  EXPECT_TRUE(!outside(0xa0000) && inside(0xa0000) && inside(0xbffff));
+  bus.config_write(0, 0, 0x9d, 0x48, 1);
+  EXPECT_TRUE(outside(0xa0000) && inside(0xa0000));
+  EXPECT_EQ(h.physical.read(0xa0000, 1), 0x5au);
+  bus.config_write(0, 0, 0x9e, 0x03, 1);  // TSEG of 2 MiB
+  EXPECT_EQ(bus.config_read(0, 0, 0x9e, 1), 0x3bu);
+  EXPECT_TRUE(outside(14 << 20) && !inside(14 << 20) && !outside((14 << 20) - 1));
+  const auto open = testing::DeviceHarness::save(bridge);
+  bus.config_write(0, 0, 0x9d, 0x58, 1);
+  EXPECT_EQ(bus.config_read(0, 0, 0x9d, 1), 0x1au) << "a lock closes";
+  bus.config_write(0, 0, 0x9d, 0x40, 1);
+  bus.config_write(0, 0, 0x9e, 0x00, 1);
+  EXPECT_EQ(bus.config_read(0, 0, 0x9d, 1), 0x1au);
+  EXPECT_EQ(bus.config_read(0, 0, 0x9e, 1), 0x3bu);
+  EXPECT_TRUE(!outside(0xa0000) && inside(0xa0000));
+  bridge.reset();
+  EXPECT_EQ(bus.config_read(0, 0, 0x9d, 1), 0x02u);
+  EXPECT_FALSE(inside(0xa0000) || outside(14 << 20));
+  ASSERT_TRUE(testing::DeviceHarness::load(bridge, open).has_value());
+  EXPECT_TRUE(outside(0xa0000));
+}
+
 TEST_F(HostBridgeTest, NarrowAccessesToTheAddressPortAreSomethingElse) {
   h_.out32(0xcf8, 0x80000000);
   h_.out8(0xcf8, 0x40);
