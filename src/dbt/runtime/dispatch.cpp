@@ -472,6 +472,12 @@ void Runtime::settle_trap(isa::x86::RowId row) {
     case RowId::SYSENTER:
       if (!(context_.state.rflags & cpu::rflags::kTf)) context_.step_pending = 0;
       break;
+    case RowId::SYSRET:
+      // TF is looked at when it is done: where it loads TF the trap comes before the next instruction, unlike with
+      // IRET.
+      step_guest_ = context_.state.rflags & cpu::rflags::kTf;
+      if (step_guest_) context_.step_pending = 1;
+      break;
     case RowId::RSM:
       context_.step_pending = 0;  // TF is that of the code returned to
       request_exit();             // what SMM has held back
