@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The debug registers: data, instruction and I/O breakpoints, what DR6 says of them, RF, deferral after MOV SS, general
-// detection. [SDM-3B 17.2, 17.3]
+// detection. [SDM-3B 18.2, 18.3]
 #include "guest.h"
 
 void guest_main(void);
@@ -151,10 +151,10 @@ static void test_lengths(void) {
     }
   }
   check("data-every-overlap", inside);
-  if (!tcg_lacks("data-no-other")) check("data-no-other", outside);  // [SDM-3B 17.2.5]
+  if (!tcg_lacks("data-no-other")) check("data-no-other", outside);  // [SDM-3B 18.2.5]
   check("data-write-only", reads);
   clear_watches();
-  // The low bits of the address are not looked at. [SDM-3B 17.2.5]
+  // The low bits of the address are not looked at. [SDM-3B 18.2.5]
   if (!tcg_lacks("data-aligned-down")) {
     watch(0, (word)at + 3, kWrite, 4);
     HIT("data-aligned-down", store1, at, kB0);
@@ -214,7 +214,7 @@ static void test_data(void) {
   }
   watch(1, (word)at, kWrite, 4);
   watch(3, (word)at + 2, kReadWrite, 1);
-  if (!tcg_lacks("data-two-at-once")) HIT("data-two-at-once", store4, at, kB1 | kB3);  // [SDM-3B 17.2.3]
+  if (!tcg_lacks("data-two-at-once")) HIT("data-two-at-once", store4, at, kB1 | kB3);  // [SDM-3B 18.2.3]
   watch_with(1, (word)at, kWrite, 4, 0);
   HIT("data-disabled", store1, at + 2, kB3);
   clear_watches();
@@ -226,7 +226,7 @@ static void test_data(void) {
   HIT("data-page-crossing-first", store8, buffer + 4092, kB0);
   expect_miss("data-page-crossing-not", store1, buffer + 4096);
   clear_watches();
-  // By linear address: the same memory elsewhere does not match. [SDM-3B 17.2.1]
+  // By linear address: the same memory elsewhere does not match. [SDM-3B 18.2.1]
   watch(0, (word)at, kReadWrite, 8);
   expect_miss("data-other-mapping", store8, (void*)USER(at));
   write_dr(0, USER(at));
@@ -261,7 +261,7 @@ CODE(rep_scas, "mov $8, %ecx; mov $-1, %eax; cld", "repne scasl", "");
 static void test_repeat(void) {
   memset(buffer, 0, 64);
   watch(0, (word)buffer + 8, kWrite, 4);
-  // After the iteration that wrote it, with RF set because iterations are left. [SDM-3B 17.3.1.1, 17.3.1.2]
+  // After the iteration that wrote it, with RF set because iterations are left. [SDM-3B 18.3.1.1, 18.3.1.2]
   static char* const kCodes[] = {rep_stos, rep_movs};
   static char* const kAt[] = {rep_stos_at, rep_movs_at};
   static char* const kNext[] = {rep_stos_next, rep_movs_next};
@@ -301,7 +301,7 @@ static void test_execute(void) {
   call(three, 0);
   check("execute-once", event_count == 1);
   check("execute-before-it", events[0].ip == (word)three_at && (events[0].dr6 & DR6_BITS) == kB0);
-  check("execute-image-without-rf", !(events[0].flags & FLAG_RF));  // [SDM-3B 17.3.1.1]
+  check("execute-image-without-rf", !(events[0].flags & FLAG_RF));  // [SDM-3B 18.3.1.1]
   set_rf = false;
   stop_after = 5;
   call(three, 0);
@@ -469,7 +469,7 @@ CODE(rep_ins, "mov $0x80, %edx; mov $3, %ecx; cld", "rep insb", "");
 static void test_ports(void) {
   write_cr4(read_cr4() & ~(word)CR4_DE);
   watch(0, 0x80, kPort, 1);
-  // The encoding means nothing then. [SDM-3B 17.2.4]
+  // The encoding means nothing then. [SDM-3B 18.2.4]
   if (!tcg_lacks("port-without-de")) expect_miss("port-without-de", out_byte, 0);
   write_cr4(read_cr4() | CR4_DE);
   watch(0, 0x80, kPort, 1);
@@ -480,7 +480,7 @@ static void test_ports(void) {
   expect_miss("port-below", out_before, 0);
   expect_miss("port-is-no-address", store1, buffer);
   if (tcg_lacks("port-rep")) goto out;
-  // After the first iteration. [SDM-3B 17.3.1.2]
+  // After the first iteration. [SDM-3B 18.3.1.2]
   call(rep_outs, buffer);
   check("port-rep-outs", event_count == 3 && events[0].ip == (word)rep_outs_at && events[0].rcx == 2 && events[2].ip == (word)rep_outs_next);
   call(rep_ins, buffer);
@@ -525,12 +525,12 @@ static void test_registers(void) {
   write_dr7(0);
   check_eq("dr7-fixed", read_dr7(), 0x400);
   write_dr7(0xfffff000 & ~(1u << 13));
-  if (!tcg_lacks("dr7-reserved")) check_eq("dr7-reserved", read_dr7() & 0xdc00, 0x400);  // [SDM-3B 17.2.4]
+  if (!tcg_lacks("dr7-reserved")) check_eq("dr7-reserved", read_dr7() & 0xdc00, 0x400);  // [SDM-3B 18.2.4]
   write_dr7(0x400);
   write_dr6(0);
   check_eq("dr6-fixed", read_dr6(), DR6_CLEAR);
   write_dr6(0xffffffff);
-  if (!tcg_lacks("dr6-reserved")) check_eq("dr6-reserved", read_dr6() & 0x1ffff, 0x1efff);  // bit 12 is zero [SDM-3B 17.2.3]
+  if (!tcg_lacks("dr6-reserved")) check_eq("dr6-reserved", read_dr6() & 0x1ffff, 0x1efff);  // bit 12 is zero [SDM-3B 18.2.3]
   write_dr6(DR6_CLEAR);
   expect_trap("dr7-high", write_dr7_probe, (void*)(1ul << 32), 13, 0);
   expect_trap("dr6-high", write_dr6_probe, (void*)(1ul << 63), 13, 0);
@@ -549,7 +549,7 @@ static void test_registers(void) {
   write_cr4(read_cr4() & ~(word)CR4_DE);
   write_dr7(0x400);
   write_dr6(DR6_CLEAR);
-  if (!tcg_lacks("general-detect")) {  // [SDM-3B 17.2.4]
+  if (!tcg_lacks("general-detect")) {  // [SDM-3B 18.2.4]
     expect_trap("general-detect-read", general_detect_read, 0, 1, 0);
     check("general-detect-bd", (trap.dr6 & DR6_BITS) == kBd);
     check("general-detect-is-a-fault", trap.flags & FLAG_RF);

@@ -301,7 +301,7 @@ static void execute_target(void* unused) {
 extern char breakpoint_here[];
 static unsigned execute_hits;
 static bool on_execute(struct frame* frame) {
-  // A fault: resume with RF, or it comes again. [SDM-3B 17.3.1.1]
+  // A fault: resume with RF, or it comes again. [SDM-3B 18.3.1.1]
   if (frame->ip == (word)breakpoint_here && (read_dr6() & 1)) ++execute_hits;
   write_dr6(0xffff0ff0);
   frame->flags |= FLAG_RF;
@@ -325,7 +325,7 @@ static void test_debug(void) {
   check("step-bs", read_dr6() & (1u << 14));
   steps = 0;
   expect_no_trap("step-rep-runs", single_step_rep, 0);
-  check_eq("step-rep-count", steps, 4 + 3);  // one trap per iteration [SDM-3B 17.3.1.4]
+  check_eq("step-rep-count", steps, 4 + 3);  // one trap per iteration [SDM-3B 18.3.1.4]
   steps = 0;
   expect_no_trap("step-mov-ss-runs", single_step_ss, 0);
   check_eq("step-mov-ss-inhibits", steps, 4);  // mov ss + nop count as one
@@ -333,7 +333,7 @@ static void test_debug(void) {
   set_handler(0xfe, ignore);
   expect_no_trap("step-int-runs", single_step_int, 0);
   // INT n clears TF: it does not trap on arrival in the handler, which is why debuggers must emulate it; nop, pushf,
-  // andl and popf do. [SDM-3B 17.3.1.4]
+  // andl and popf do. [SDM-3B 18.3.1.4]
   check_eq("step-int-clears-tf", steps, 4);
   set_handler(0xfe, 0);
   set_handler(1, 0);

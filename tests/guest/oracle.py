@@ -22,6 +22,8 @@ TOPICS = {
     "debug": "debug registers, single step, MOV SS, I/O breakpoints, INT1",
     "vme": "virtual-8086 mode, VME, redirection of INT n, PVI",
     "encodings": "undocumented aliases, #UD of what is undefined, LOCK, instructions of 15 and 16 bytes",
+    "encodings64": "the same in 64-bit mode: what it has taken away, REX, VEX behind prefixes",
+    "steps": "single steps through IRET, branches, STI, REP, system instructions, SYSCALL and SYSRET",
     "a20": "the A20 gate: port 0x92 and the keyboard controller, loads, stores, code and page walks behind it",
     "realmode2": "real mode: limits and wrap, the IDTR's limit, what does not exist there, unreal segments, the megabyte's end and A20",
     "segments": "descriptors of every kind: limits, loads, LAR to VERW, far transfers, call gates; ENTER, BOUND, ARPL, XLAT, EIP beyond 4 GiB",

@@ -54,6 +54,8 @@ GUESTS = [
     Guest("debug"),
     Guest("vme"),
     Guest("encodings"),
+    Guest("encodings64"),
+    Guest("steps"),
     Guest("codelimit"),
     Guest("a20"),
     Guest("realmode2"),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Self-modifying code. The same processor sees its own stores to code at once: prefetched instructions are dropped.
-// [SDM-3A 8.1.3, 11.6]
+// [SDM-3A 9.1.3, 11.6]
 #include "guest.h"
 
 void guest_main(void);

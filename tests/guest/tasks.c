@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Hardware task switching: far JMP and CALL to TSS and task gate, task gates in the IDT, IRET with NT, 16-bit TSS,
-// LDT, CR3, virtual-8086 and user tasks, and every check on the way. [SDM-3A 7]
+// LDT, CR3, virtual-8086 and user tasks, and every check on the way. [SDM-3A 8]
 #include "guest.h"
 
 void guest_main(void);
@@ -117,11 +117,11 @@ static void test_jump(void) {
   check("jmp-registers-loaded", seen.eax == 0xaaaa0000 && seen.ecx == 0xaaaa0001 && seen.edx == 0xaaaa0002 && seen.ebx == 0xaaaa0003 &&
                                     seen.esp == TASK_STACK && seen.ebp == 0xaaaa0005 && seen.esi == 0xaaaa0006 && seen.edi == 0xaaaa0007);
   check_eq("jmp-flags-loaded", seen.flags & ~(word)FLAG_CF, 2 | FLAG_DF);
-  // EFLAGS is loaded whole [SDM-3A 7.3]; TCG's far JMP forgets the arithmetic ones.
+  // EFLAGS is loaded whole [SDM-3A 8.3]; TCG's far JMP forgets the arithmetic ones.
   if (!tcg_lacks("jmp-arithmetic-flags-loaded")) check("jmp-arithmetic-flags-loaded", seen.flags & FLAG_CF);
   check("jmp-sets-ts", seen.cr0 & CR0_TS);
   check_eq("jmp-task-register", seen.tr, kTask);
-  check_eq("jmp-clears-local-enables", seen.dr7 & 0xff, 8);  // [SDM-3B 17.2.4]
+  check_eq("jmp-clears-local-enables", seen.dr7 & 0xff, 8);  // [SDM-3B 18.2.4]
   check_eq("jmp-saves-eip", tss.eip, (uint32_t)after_jump);
   check("jmp-saves-segments", tss.cs == kKernelCs && tss.ss == kKernelDs && tss.ds == kKernelDs);
   check("jmp-leaves-links", tss.link == 0x1234 && task.link == 0x5678);
@@ -222,7 +222,7 @@ static void test_idt(void) {
   expect_no_trap("ud-task-gate", undefined_skipped, 0);
   check("ud-task-gate-ran", runs == 1 && seen.esp == TASK_STACK);
   check_eq("ud-task-gate-eip", tss.eip, (uint32_t)ud_here + 2);
-  if (!tcg_lacks("ud-task-gate-rf")) check("ud-task-gate-rf", tss.eflags & FLAG_RF);  // a fault [SDM-3B 17.3.1.1]
+  if (!tcg_lacks("ud-task-gate-rf")) check("ud-task-gate-rf", tss.eflags & FLAG_RF);  // a fault [SDM-3B 18.3.1.1]
   usual_gates();
   prepare();
   task.eip = (uint32_t)fault_task;
@@ -444,9 +444,9 @@ static void test_code_and_stack_errors(void) {
   expect_by_task("new-ss-dpl", 10, kUserDs & ~3u);
   set(kSegment, descriptor(0, 0xfffff, 0xc013));
   task.ss = kSegment;
-  // [SDM-3A 7.3, table 7-1, check 10] TCG raises #NP.
+  // [SDM-3A 8.3, table 7-1, check 10] TCG raises #NP.
   if (!tcg_lacks("new-ss-not-present")) expect_by_task("new-ss-not-present", 12, kSegment);
-  // The switch is complete when they are raised. [SDM-3A 7.3] TCG has the EIP of the instruction that switched.
+  // The switch is complete when they are raised. [SDM-3A 8.3] TCG has the EIP of the instruction that switched.
   if (!tcg_lacks("new-task-eips")) check("new-task-eips", new_task_eips);
 }
 
@@ -544,13 +544,13 @@ static void test_traps(void) {
   set_handler(1, on_debug);
   task.trap = 1;
   trap_count = 0;
-  if (!tcg_lacks("t-bit")) {  // [SDM-3B 17.3.1.5]; TCG does not look at T
+  if (!tcg_lacks("t-bit")) {  // [SDM-3B 18.3.1.5]; TCG does not look at T
     expect_no_trap("t-bit", call, (void*)kTask);
     check("t-bit-once", trap_count == 1 && runs == 1);
     check_eq("t-bit-at-first-instruction", trap_ip, (uint32_t)capture);
     check_eq("t-bit-dr6", trap_dr6 & 0xe00f, 1u << 15);
   }
-  // TF is looked at when the instruction begins: the trap comes after the switch. [SDM-3B 17.3.1.4]
+  // TF is looked at when the instruction begins: the trap comes after the switch. [SDM-3B 18.3.1.4]
   prepare();
   leave_by_jump = 1;
   trap_count = 0;
