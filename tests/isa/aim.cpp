@@ -39,7 +39,8 @@ bool has_moffs(const Insn& insn) {
 // Gives each lane of a vector index a small multiple, so that all stay near the base.
 void spread_lanes(const Insn& insn, Rng& random, MachineState& state) {
   const std::string_view mnemonic = rhea::isa::x86::row_info(insn).mnemonic;
-  const size_t at = mnemonic.find("gather") + 6;
+  const size_t at =
+      mnemonic.find("gather") == std::string_view::npos ? mnemonic.find("scatter") + 7 : mnemonic.find("gather") + 6;
   const bool wide = at < mnemonic.size() && mnemonic[at] == 'q';
   const bool wild = random.chance(1, 8);
   const size_t reg = insn.mem.index;
@@ -48,9 +49,18 @@ void spread_lanes(const Insn& insn, Rng& random, MachineState& state) {
         wild ? static_cast<int64_t>(random_integer(random)) : static_cast<int64_t>(random.below(256)) - 96;
     std::memcpy(to, &value, wide ? 8 : 4);
   };
-  for (size_t i = 0; i < 16; i += wide ? 8 : 4) {
-    lane(state.xsave.data() + kXsaveXmm + 16 * reg + i);
-    lane(state.xsave.data() + kXsaveYmmHigh + 16 * reg + i);
+  const VectorLayout& layout = vector_layout();
+  std::byte* const bytes = state.xsave.data();
+  for (size_t i = 0; i < (reg < 16 ? 16 : 64); i += wide ? 8 : 4) {
+    if (reg >= 16) {
+      lane(bytes + layout.high_zmm + 64 * (reg - 16) + i);
+      continue;
+    }
+    lane(bytes + kXsaveXmm + 16 * reg + i);
+    lane(bytes + kXsaveYmmHigh + 16 * reg + i);
+    if (!layout.avx512) continue;
+    lane(bytes + layout.zmm_upper + 32 * reg + i);
+    lane(bytes + layout.zmm_upper + 32 * reg + 16 + i);
   }
 }
 

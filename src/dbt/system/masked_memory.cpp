@@ -2,7 +2,8 @@
 // Loads and stores under a mask, and gathers: element by element on the saved vector state.
 //
 // The host would check pages and not elements the mask leaves out; so these are not copied. A masked-out
-// element is never touched and never faults. [SDM-2C VMASKMOV, VPMASKMOV, VPGATHERDD ff., SDM-2B MASKMOVDQU]
+// element is never touched and never faults. [SDM-2C VPSCATTERDD, VMASKMOV, VPMASKMOV, VPGATHERDD ff., SDM-2B
+// MASKMOVDQU]
 #include "dbt/inject_bug.h"
 #include "dbt/system/internal.h"
 #include "dbt/system/repeat.h"
@@ -18,7 +19,12 @@ constexpr unsigned kYmmHighOffset = 576;
 
 // Registers inside the standard-format XSAVE image of the context.
 std::byte* lane(Context& context, unsigned reg, unsigned byte) {
+  if (reg >= 16) return image(context) + static_cpuid(context, 0xd, 7).ebx + 64 * (reg - 16) + byte;
+  if (byte >= 32) return image(context) + static_cpuid(context, 0xd, 6).ebx + 32 * reg + (byte - 32);
   return image(context) + (byte < 16 ? kXmm0 + 16 * reg + byte : kYmmHighOffset + 16 * reg + (byte - 16));
+}
+std::byte* mask_register(Context& context, unsigned reg) {
+  return image(context) + static_cpuid(context, 0xd, 5).ebx + 8 * reg;
 }
 uint64_t read_element(Context& context, unsigned reg, unsigned index, unsigned size) {
   return load_host(lane(context, reg, index * size), size);
@@ -184,6 +190,61 @@ Fallible<Next> gather(Context& context, const Insn& insn, unsigned index_size, u
   return Next::kContinue;
 }
 
+// Under a mask register. Each finished element clears its bit, as above. [SDM-2C VPGATHERDD, VPSCATTERDD]
+struct MaskedElements {
+  unsigned vector, mask;  // the register loaded or stored, and the mask register
+  unsigned index_size, size, count;
+};
+
+MaskedElements masked_elements(const Insn& insn, unsigned vector) {
+  const unsigned index_size = insn.opcode & 1 ? 8 : 4, size = insn.rex_w ? 8 : 4;
+  const unsigned count = (16u << insn.vex_l) / (index_size > size ? index_size : size);
+  return {insn.operands[vector].reg, insn.evex_mask, index_size, size, count};
+}
+
+uint64_t lane_offset(Context& context, const Insn& insn, const MaskedElements& elements, unsigned i) {
+  const uint64_t index = read_element(context, insn.mem.index, i, elements.index_size);
+  const uint64_t displacement = static_cast<uint64_t>(sign_extend(index, elements.index_size)) * insn.mem.scale;
+  return wrap_offset(operand_offset(context, insn) + displacement, insn.mem.address_size);
+}
+
+Fallible<void> gather_element(Context& context, const Insn& insn, const MaskedElements& elements, unsigned i) {
+  const uint64_t value = GUEST_TRY(read_at(context, insn, lane_offset(context, insn, elements, i), elements.size));
+  write_element(context, elements.vector, i, elements.size, value);
+  return {};
+}
+
+Fallible<void> scatter_element(Context& context, const Insn& insn, const MaskedElements& elements, unsigned i) {
+  const uint64_t offset = lane_offset(context, insn, elements, i);
+  const uint64_t linear = GUEST_TRY(linear_address(context, insn.mem.segment, offset, elements.size, Access::kWrite));
+  const uint64_t value = read_element(context, elements.vector, i, elements.size);
+  return write_linear(context, linear, value, elements.size, current_mmu(context));
+}
+
+Fallible<Next> gather_or_scatter(Context& context, const Insn& insn) {
+  const bool scatter = (insn.opcode & 0xf0) == 0xa0;
+  const MaskedElements elements = masked_elements(insn, scatter ? 1 : 0);
+  std::byte* const mask = mask_register(context, elements.mask);
+  const auto clear_from = [&](unsigned byte) {  // of what a gather loads
+    for (; byte < 64 && !scatter; byte += 8) store_host(lane(context, elements.vector, byte), 0, 8);
+  };
+  bool progress = false;
+  for (unsigned i = 0; i < elements.count; ++i) {
+    const uint64_t left = load_host(mask, 8);
+    if (!(left >> i & 1)) continue;
+    const auto done =
+        scatter ? scatter_element(context, insn, elements, i) : gather_element(context, insn, elements, i);
+    if (!done && progress && (context.state.rflags & cpu::rflags::kTf)) return leave_repeat(context);
+    if (!done) return std::unexpected(done.error());
+    progress = true;
+    store_host(mask, left & ~(uint64_t{1} << i), 8);
+    clear_from(16u << insn.vex_l);  // as every instruction of this length; the rest of it only in the end
+  }
+  store_host(mask, 0, 8);
+  clear_from(elements.count * elements.size);
+  return Next::kContinue;
+}
+
 Fallible<void> run_whole(Context& context, const Insn& insn) {
   const unsigned last = insn.operands[2].reg, width = insn.operands[0].size_bytes;
   switch (insn.row) {
@@ -206,6 +267,7 @@ Fallible<void> run_whole(Context& context, const Insn& insn) {
 
 // kDispatch: left in the middle for a trap.
 Fallible<Next> run(Context& context, const Insn& insn) {
+  if (insn.vex == isa::x86::Vex::kEvex) return gather_or_scatter(context, insn);
   switch (insn.row) {
     case RowId::VPGATHERDD_Vx_Kd_Hx:
     case RowId::VGATHERDPS_Vx_Kd_Hx: return gather(context, insn, 4, 4);
@@ -228,9 +290,9 @@ Fallible<Next> execute_masked_memory(Context& context, const Insn& insn) {
   // The elements are worked on in the saved image, which is live again afterwards; devices may be called meanwhile.
   with_vectors_saved(context, [&] {
     done = run(context, insn);
-    mark_in_use(context,
-                kSseComponent |
-                    kAvxComponent);  // a gather that faults keeps the elements it has; the others have changed nothing
+    // A gather that faults keeps the elements it has; the others have changed nothing.
+    mark_in_use(context, kSseComponent | kAvxComponent);
+    if (insn.vex == isa::x86::Vex::kEvex) mark_in_use(context, kMaskComponent | kUpperZmmComponent | kHighZmmComponent);
   });
   if (!done || *done == Next::kDispatch) return done;
   return finish(context, insn);

@@ -9,8 +9,8 @@ namespace rhea::dbt {
 inline constexpr unsigned kLegacyBytes = 512, kXsaveHeaderBytes = 64, kExtendedStart = 576;
 inline constexpr unsigned kFcw = 0, kFsw = 2, kFtw = 4, kFop = 6, kFip = 8, kFdp = 16, kMxcsr = 24, kMxcsrMask = 28,
                           kSt0 = 32, kXmm0 = 160, kXstateBv = 512, kXcompBv = 520;
-inline constexpr uint64_t kX87Component = 1, kSseComponent = 2, kAvxComponent = 4, kUpperZmmComponent = 0x40,
-                          kHighZmmComponent = 0x80;
+inline constexpr uint64_t kX87Component = 1, kSseComponent = 2, kAvxComponent = 4, kMaskComponent = 0x20,
+                          kUpperZmmComponent = 0x40, kHighZmmComponent = 0x80;
 inline constexpr uint64_t kCompacted = uint64_t{1} << 63;
 inline constexpr uint32_t kDefaultMxcsr = 0x1f80;
 inline constexpr uint16_t kDefaultFcw = 0x37f;

@@ -16,6 +16,13 @@ HostMem segment_base(unsigned segment) {
 // Instruction operands number segments ES CS SS DS FS GS = 0-5, as cpu::SegmentIndex does.
 bool based(unsigned segment) { return segment == cpu::kFs || segment == cpu::kGs; }
 
+// Half precision in memory raises no #AC.
+bool never_align_checked(isa::x86::RowId row) {
+  using isa::x86::RowId;
+  return row == RowId::VCVTPH2PS_Vx_Wh || row == RowId::VCVTPS2PH_Wh_Vx_Ib || row == RowId::EVCVTPH2PS ||
+         row == RowId::EVCVTPS2PH;
+}
+
 HostMem tlb_field(MmuIndex mmu, size_t array) {
   return {.base = kHRsp,
           .index = kHRcx,
@@ -125,10 +132,7 @@ bool BlockBuilder::is_locked() const {
 }
 
 void BlockBuilder::emit_align_check(uint8_t reg, unsigned size) {
-  using isa::x86::RowId;
-  const bool half_floats =
-      insn_->row == RowId::VCVTPH2PS_Vx_Wh || insn_->row == RowId::VCVTPS2PH_Wh_Vx_Ib;  // never checked
-  if (!(mode_ & mode::kAlignCheck) || half_floats ||
+  if (!(mode_ & mode::kAlignCheck) || never_align_checked(insn_->row) ||
       (size != 2 && size != 4 && (size != 8 || injected(context_, 29)) && size != 10))
     return;
   if (reg != kScratchA) e_.mov64(kScratchA, reg);
@@ -165,7 +169,8 @@ void BlockBuilder::emit_access_mask() {
   for (unsigned i = 0; i < insn_->operand_count; ++i)
     if (insn_->operands[i].kind == isa::x86::OperandKind::kMemory) bytes = insn_->operands[i].size_bytes;
   const bool repeated = row.memory_repeated || insn_->evex_b;
-  const unsigned lanes = (repeated ? 16u << insn_->vex_l : bytes) / row.element_bytes;
+  const unsigned vector = (16u << insn_->vex_l) / row.memory_fraction;
+  const unsigned lanes = (repeated ? vector : bytes) / row.element_bytes;
   e_.op_mem({.map = 1, .opcode = 0x91, .rex_w = true, .vex = true}, insn_->evex_mask,
             context_field(offsetof(Context, access_mask)));  // kmovq
   e_.store32_imm(context_field(offsetof(Context, access_shape)), row.element_bytes | lanes << 8 |
@@ -177,7 +182,8 @@ void BlockBuilder::access(uint8_t reg, unsigned size, AccessKind kind, const Bod
   const bool x87_store = kind == AccessKind::kWrite && is_x87_store();
   // The slow path knows when not to fault.
   const bool checked_late =
-      (x87_store || (masked_memory() && (size == 2 || size == 4 || size == 8))) && (mode_ & mode::kAlignCheck);
+      (x87_store || (masked_memory() && (size == 2 || size == 4 || size == 8) && !never_align_checked(insn_->row))) &&
+      (mode_ & mode::kAlignCheck);
   if (!checked_late) emit_align_check(reg, size);
   const MmuIndex mmu = mode::mmu(mode_);
   const bool write = kind != AccessKind::kRead;

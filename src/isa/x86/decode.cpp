@@ -382,6 +382,7 @@ class Decoder {
     for (unsigned i = 0; i < row_->operand_count; ++i)
       if (!parse_operand(row_->operands[i], insn_.operands[i])) return false;
     if (row_->vsib && insn_.vex == Vex::kVex && !gather_registers_distinct()) return false;
+    if (insn_.vex == Vex::kEvex && !evex_registers_distinct()) return false;
     normalise();
     return true;
   }
@@ -565,6 +566,17 @@ class Decoder {
   // Mask, index and destination of a gather must differ. [SDM-2C VPGATHERDD]
   bool gather_registers_distinct() const {
     return insn_.modrm_reg != insn_.mem.index && insn_.modrm_reg != insn_.vex_vvvv && insn_.vex_vvvv != insn_.mem.index;
+  }
+
+  // The destination of a gather is not its index; complex products cannot overwrite a factor. [SDM-2C VPGATHERDD,
+  // SDM-2C VFMULCPH]
+  bool evex_registers_distinct() const {
+    const Operand& destination = insn_.operands[0];
+    if (row_->vsib && destination.kind == OperandKind::kVector) return destination.reg != insn_.mem.index;
+    if (!row_->distinct) return true;
+    for (unsigned i = 1; i < insn_.operand_count; ++i)
+      if (insn_.operands[i].kind == OperandKind::kVector && insn_.operands[i].reg == destination.reg) return false;
+    return true;
   }
 
   // Encodings that 64-bit mode lacks become their synonyms that it has, so that they can be written again there.

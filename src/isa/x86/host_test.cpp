@@ -76,7 +76,7 @@ bool claimed_by_other_extensions(const std::vector<uint8_t>& bytes) {
   };
   while (at + 4 < bytes.size() && is_prefix(bytes[at])) ++at;
   const uint8_t first = bytes[at], second = bytes[at + 1], third = bytes[at + 2];
-  if (first == 0x62 || first == 0xc6 || first == 0xc7 || first == 0x8f || first == 0xd5) return true;
+  if (first == 0xc6 || first == 0xc7 || first == 0x8f || first == 0xd5) return true;
   if (first == 0xc4) return (second & 0x1f) != 1 || (bytes[at + 3] & 0xf0) == 0x40 || (bytes[at + 3] & 0xf0) == 0x90;
   if (first == 0xc5) return (third & 0xf0) == 0x40 || (third & 0xf0) == 0x90;
   if (first != 0x0f) return false;

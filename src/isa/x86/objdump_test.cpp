@@ -150,6 +150,7 @@ bool text_by_convention(RowId row, CpuMode mode) {
   const RowInfo& info = row_info(row);
   if (info.encoding.starts_with("EVEX.") && info.operands.starts_with("=kG") && info.operands.ends_with("Ib"))
     return true;
+  if (info.encoding.starts_with("EVEX.") && (info.operands == "=Vh,Wx" || info.operands == "=Vf,Wx")) return true;
   switch (row) {
     case RowId::CMPPS_Vdq:
     case RowId::CMPPD_Vdq:
@@ -161,7 +162,8 @@ bool text_by_convention(RowId row, CpuMode mode) {
     case RowId::VCMPSD_Vdq_Hdq_Wq_Ib:
     case RowId::PCLMULQDQ_Vdq_Wdq_Ib:
     case RowId::VPCLMULQDQ_128:
-    case RowId::VPCLMULQDQ_256:  // cmpltps
+    case RowId::VPCLMULQDQ_256:
+    case RowId::EVPCLMULQDQ:  // cmpltps
     case RowId::FCOM_ST0_STi:
     case RowId::FCOMP_ST0_STi:
     case RowId::FUCOM:
@@ -196,8 +198,13 @@ bool text_by_convention(RowId row, CpuMode mode) {
     case RowId::MOV_Ob_AL:
     case RowId::MOV_Ov_rAX:
     case RowId::MOV_Zv_Iv:  // movabs
+    case RowId::EVCVTDQ2PD:
+    case RowId::EVCVTUDQ2PD:
+    case RowId::EVCVTSI2SD:
+    case RowId::EVCVTUSI2SD:  // rounding that is ignored
     case RowId::VMOVSS_merge_11:
     case RowId::VMOVSD_merge_11:
+    case RowId::EVMOVSH_11:
     case RowId::EVMOVSS_merge_2:
     case RowId::EVMOVSD_merge_2:  // LIG
       return true;

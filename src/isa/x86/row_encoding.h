@@ -123,6 +123,7 @@ struct RowEncoding {
   bool mask = false, zeroing = false;       // EVEX.aaa, EVEX.z may be other than 0
   bool broadcast = false;                   // EVEX.b may be set with a memory operand
   bool rounding = false, suppress = false;  // EVEX.b in the register form
+  bool distinct = false;                    // the destination may not be a source as well
   bool element_displacement = false;        // disp8 counts elements, not whole operands
   uint8_t operand_count = 0;
   std::array<OperandSpec, 4> operands{};

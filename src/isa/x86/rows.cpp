@@ -401,6 +401,8 @@ constexpr void parse_attributes(RowInfo& info, RowEncoding& row, std::string_vie
       row.rounding = true;
     else if (word == "sae")
       row.suppress = true;
+    else if (word == "distinct")
+      row.distinct = true;
     else if (word == "whole")
       info.memory_whole = true;
     else if (word == "any")
@@ -450,6 +452,13 @@ constexpr ParsedRow parse_row(const RowColumns& columns) {
   parse_encoding(encoding, columns.encoding);
   parse_operands(encoding, columns.operands);
   parse_attributes(info, encoding, columns.attributes);
+  info.memory_fraction = 1;
+  for (const OperandSpec& operand : encoding.operands)
+    if (operand.source == OperandSource::kModrmRm)
+      info.memory_fraction = operand.memory_size == Size::kH   ? 2
+                             : operand.memory_size == Size::kF ? 4
+                             : operand.memory_size == Size::kE ? 8
+                                                               : 1;
   info.map = encoding.map;
   info.opcode = encoding.opcode;
   info.memory_only = encoding.has_modrm && !(encoding.accept & accept::kRegister);

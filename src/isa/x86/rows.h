@@ -93,9 +93,10 @@ struct RowInfo {
   bool string;               // REP/REPE/REPNE apply
   uint8_t element_bytes;     // EVEX: of one element in memory, as the mask counts them; 0: no such form
   bool memory_whole;         // EVEX: the memory operand is accessed as a whole whatever the mask says
-  bool memory_repeated;   // EVEX: elements serve several lanes each, and are accessed if the mask selects any of them
-  bool memory_packed;     // EVEX: selected elements stand side by side in memory (compress, expand)
-  RowId without_feature;  // the row itself: #UD where the feature is missing
+  bool memory_repeated;     // EVEX: elements serve several lanes each, and are accessed if the mask selects any of them
+  bool memory_packed;       // EVEX: selected elements stand side by side in memory (compress, expand)
+  uint8_t memory_fraction;  // the memory operand is this part (1, 2, 4, 8) of a vector: so many lanes fewer
+  RowId without_feature;    // the row itself: #UD where the feature is missing
   std::string_view encoding;  // the columns of rows.inc as they stand
   std::string_view operands;
 };
