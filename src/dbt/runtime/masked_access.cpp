@@ -47,6 +47,8 @@ ThunkResult Runtime::masked_access(uint64_t linear, uint32_t info, uint64_t retu
   uint64_t alignment = (info >> kInfoAlignmentShift) & kInfoAlignmentMask;
   if (info & kInfoAlignCheck) alignment = size;
   const bool aligned = !alignment || !(linear & (alignment - 1));
+  // #GP for want of alignment comes before what the address is; #AC after.
+  if (bytes && !aligned && !(info & kInfoAlignCheck)) return memory_access(linear, info & ~kInfoMasked, return_address);
   access_return_ = return_address;
   // The pages, lower first: at most two. All addresses are checked before any page is.
   const auto in_first = static_cast<unsigned>(memory::kPageSize - (linear & 0xfff));
