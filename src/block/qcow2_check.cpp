@@ -11,6 +11,7 @@
 #include <cstring>
 #include <map>
 #include <unordered_map>
+#include <unordered_set>
 
 #include "base/endian.h"
 #include "block/layer.h"
@@ -135,8 +136,18 @@ class Checker {
       if (of_disk && options_.on_progress) options_.on_progress(i, entries);
       if (place == 0) continue;
       if (of_disk) marks_.push_back({offset + uint64_t{i} * 8, entry});
-      if (count_aligned(place, cluster(), fmt::format("second-level table {} of {}", i, what)))
-        count_l2(place, of_disk);
+      if (!count_aligned(place, cluster(), fmt::format("second-level table {} of {}", i, what))) continue;
+      // No writer has one table stand in two places of the disk; it would multiply what a small file makes us remember.
+      if (of_disk && !disk_tables_.insert(place).second) {
+        find(report_.corruptions, "the second-level table at {:#x} stands in several places", place);
+        continue;
+      }
+      if (++tables_walked_ > kMostTables) {
+        if (tables_walked_ == kMostTables + 1)
+          find(report_.corruptions, "the image claims more second-level tables than {}", uint64_t{kMostTables});
+        continue;
+      }
+      count_l2(place, of_disk);
     }
   }
 
@@ -373,6 +384,9 @@ class Checker {
   Counts used_;
   uint64_t file_clusters_ = 0;
   Bytes table_;
+  static constexpr uint64_t kMostTables = 1 << 22;  // of the disk and all its snapshots
+  uint64_t tables_walked_ = 0;
+  std::unordered_set<uint64_t> disk_tables_;
   struct Mark {
     uint64_t place, entry;
   };

@@ -222,5 +222,29 @@ TEST_F(CheckOneTest, DamageAtRandomIsJudgedAsQemuDoes) {
   }
 }
 
+// A small image must not make us walk and remember one table thousands of times.
+TEST(CheckBounds, OneTableInManyPlacesIsWalkedOnce) {
+  const testing::ScratchFolder scratch;
+  const std::string path = scratch.at("disk.qcow2");
+  constexpr uint64_t kTables = 2048;
+  ASSERT_TRUE(create_image({.path = path, .size_bytes = kTables << 29}));  // 512 MiB to a table
+  const base::UniqueFd fd = *open_image_file(path, O_RDWR);
+  std::vector<std::byte> head(size_t{1} << 16);
+  ASSERT_EQ(read_fully(fd.get(), 0, head), 0);
+  const auto header = qcow2::parse_header(head);
+  ASSERT_TRUE(header);
+  ASSERT_EQ(header->l1_entries, kTables);
+  const uint64_t table = (*size_of_image_file(fd.get(), path) + 65535) / 65536 * 65536;
+  std::vector<std::byte> entries(65536), l1(kTables * 8);
+  for (size_t at = 0; at < entries.size(); at += 8) base::store_be<uint64_t>(&entries[at], table | uint64_t{1} << 63);
+  for (size_t at = 0; at < l1.size(); at += 8) base::store_be<uint64_t>(&l1[at], table | uint64_t{1} << 63);
+  ASSERT_EQ(write_fully(fd.get(), table, entries), 0);
+  ASSERT_EQ(write_fully(fd.get(), header->l1_offset, l1), 0);
+  const auto report = qcow2::check_image_file(fd.get(), *header, {});
+  ASSERT_TRUE(report);
+  EXPECT_EQ(report->clusters, entries.size() / 8);  // of the one walk
+  EXPECT_GE(report->corruptions, kTables - 1);
+}
+
 }  // namespace
 }  // namespace rhea::block

@@ -60,6 +60,10 @@ std::optional<FrameHeaders> headers_to_cut(std::span<const std::byte> frame, con
   }
   if (offload.checksum_offset != (headers->udp ? kUdpChecksumOffset : kTcpChecksumOffset)) return std::nullopt;
   if (!find_payload(frame, *headers) || headers->payload == frame.size()) return std::nullopt;
+  // Each segment has all the headers: long ones and short segments would make a frame thousands of times itself.
+  constexpr size_t kMostHeaderBytes = size_t{1} << 20;
+  const size_t segments = (frame.size() - headers->payload + offload.segment_bytes - 1) / offload.segment_bytes;
+  if (segments * headers->payload > kMostHeaderBytes) return std::nullopt;
   return headers;
 }
 

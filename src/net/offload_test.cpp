@@ -135,6 +135,17 @@ TEST(HandOver, CongestionIsCutForWhomItIsNew) {
   EXPECT_EQ(got.frames.size(), 2u);
 }
 
+// One frame must not become thousands of times itself: 60,000 segments of a byte behind 54 bytes of headers each.
+TEST(HandOver, RefusesSegmentsThatAreMostlyHeaders) {
+  const TcpFrame of{.payload_bytes = 60000};
+  Frame frame = of.bytes();
+  EXPECT_FALSE(hand_over(frame, long_frame(of, 1), {}, [](auto, auto) { FAIL(); }));
+  size_t segments = 0;
+  frame = of.bytes();
+  EXPECT_TRUE(hand_over(frame, long_frame(of, 100), {}, [&](auto, auto) { ++segments; }));
+  EXPECT_EQ(segments, 600u);
+}
+
 TEST(HandOver, RefusesNonsense) {
   const TcpFrame of{.payload_bytes = 3000};
   const FrameOffload good = long_frame(of, 1000);

@@ -23,6 +23,7 @@ constexpr Requirement kRequirements[] = {
     {KVM_CAP_IMMEDIATE_EXIT, "immediate exits"},
     {KVM_CAP_X86_USER_SPACE_MSR, "MSR exits"},
     {KVM_CAP_X86_MSR_FILTER, "MSR filters"},
+    {KVM_CAP_EXCEPTION_PAYLOAD, "pending exceptions with what they report"},
     {KVM_CAP_SREGS2, "the second form of system registers"},
     {KVM_CAP_XSAVE2, "the second form of the XSAVE area"},
     {KVM_CAP_XCRS, "XCR0"},
@@ -56,6 +57,9 @@ class KvmEngine final : public cpu::Engine {
     if (device.capability(KVM_CAP_SET_TSS_ADDR))
       RHEA_TRY(checked_ioctl(vm_.vm_fd, KVM_SET_TSS_ADDR, kTssAddress, "placing KVM's task segment"));
     RHEA_TRY(take_msrs());
+    kvm_enable_cap payload{.cap = KVM_CAP_EXCEPTION_PAYLOAD};
+    payload.args[0] = 1;
+    RHEA_TRY(checked_ioctl(vm_.vm_fd, KVM_ENABLE_CAP, &payload, "asking for pending exceptions in full"));
     RHEA_TRY(set_clock());
     const int slots = device.capability(KVM_CAP_NR_MEMSLOTS);
     slots_ = std::make_unique<MemorySlots>(

@@ -161,6 +161,7 @@ void KvmVcpu::prepare_entry() {
 KvmVcpu::Next KvmVcpu::enter_guest() {
   prepare_entry();
   if (!failure_.empty()) return Next::kFailed;
+  if (vm_.slots->failed()) return fail_with(vm_.slots->failure());
   vm_.gate->enter(index_);
   entry_pending_ = false;
   const int result = ioctl(fd_.get(), KVM_RUN, 0);

@@ -71,6 +71,7 @@ bool MemorySlots::set(const MemorySlot& slot, bool present) {
   if (ioctl(vm_fd_, KVM_SET_USER_MEMORY_REGION, &region) == 0) return true;
   if (failure_.empty())
     failure_ = fmt::format("KVM refuses memory at {:#x}, {} bytes: {}", slot.start, slot.size_bytes, strerror(errno));
+  failed_.store(true, std::memory_order_release);
   return false;
 }
 

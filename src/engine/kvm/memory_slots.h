@@ -5,6 +5,7 @@
 // exits and the address space, which knows that it is memory.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <mutex>
 #include <string>
@@ -42,7 +43,8 @@ class MemorySlots final : public io::ViewListener {
   MemorySlots& operator=(const MemorySlots&) = delete;
 
   void on_view_changed(const io::FlatView& view) override;
-  // Empty while all went well. Any thread.
+  // Has KVM refused memory? Then the guest cannot go on: failure() says which. Any thread.
+  bool failed() const { return failed_.load(std::memory_order_acquire); }
   std::string failure() const;
 
  private:
@@ -57,6 +59,7 @@ class MemorySlots final : public io::ViewListener {
   mutable std::mutex mutex_;
   std::vector<MemorySlot> slots_;
   std::string failure_;
+  std::atomic<bool> failed_{false};
 };
 
 }  // namespace rhea::engine_kvm
