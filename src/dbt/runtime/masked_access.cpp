@@ -56,6 +56,9 @@ ThunkResult Runtime::masked_access(uint64_t linear, uint32_t info, uint64_t retu
   const bool wide = mode::code64(c.mode);
   const auto address = [&](unsigned offset) { return wide ? linear + offset : (linear + offset) & 0xffffffff; };
   const uint64_t parts[2] = {checked & low_bits(first_size), checked & ~low_bits(first_size)};
+  // A store of all of it whose alignment is checked: that comes before the address of its end, as without a mask.
+  if (write && bytes == low_bits(size) && (info & kInfoAlignCheck))
+    return memory_access(linear, info & ~kInfoMasked, return_address);
   for (const uint64_t part : parts) {
     if (!part || !wide) continue;
     const uint64_t at = address(static_cast<unsigned>(std::countr_zero(part)));
