@@ -125,4 +125,13 @@ void reset_to_power_on(CpuState& state, uint32_t signature = 0x600);
 // which processor this is, sets it on all but the bootstrap one.
 void reset_by_init(CpuState& state, uint32_t signature);
 
+// What a start-up IPI with this vector does to a processor that waits for one. [SDM-3A 9.4.3] Inline, because engines
+// call it with the guest's vector registers in place.
+inline void start_by_sipi(CpuState& state, uint8_t vector) {
+  state.wait_for_sipi = state.halted = false;
+  state.rip = 0;
+  state.segment[kCs].selector = static_cast<uint16_t>(vector << 8);
+  state.segment[kCs].base = uint64_t{vector} << 12;
+}
+
 }  // namespace rhea::cpu

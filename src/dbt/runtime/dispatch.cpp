@@ -150,14 +150,7 @@ void Runtime::initialise() {
   flush_tlb({.kind = FlushRequest::Kind::kAll});
 }
 
-void Runtime::start_up(uint8_t vector) {
-  Context& c = context_;
-  c.state.wait_for_sipi = false;
-  c.state.halted = false;
-  c.state.rip = 0;
-  c.state.segment[kCs].selector = static_cast<uint16_t>(vector << 8);
-  c.state.segment[kCs].base = uint64_t{vector} << 12;
-}
+void Runtime::start_up(uint8_t vector) { cpu::start_by_sipi(context_.state, vector); }
 
 bool Runtime::handle_requests(ThunkResult& result) {
   std::atomic_ref(context_.exit_request).store(0, std::memory_order_relaxed);

@@ -129,10 +129,7 @@ void KvmVcpu::initialise() {
 void KvmVcpu::start_up(uint8_t vector) {
   auto state = std::make_unique<cpu::CpuState>();
   get_state(*state);
-  state->wait_for_sipi = state->halted = false;
-  state->rip = 0;
-  state->segment[cpu::kCs].selector = static_cast<uint16_t>(vector << 8);
-  state->segment[cpu::kCs].base = uint64_t{vector} << 12;
+  cpu::start_by_sipi(*state, vector);
   set_state(*state);
 }
 

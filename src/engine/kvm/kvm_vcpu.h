@@ -107,7 +107,6 @@ class KvmVcpu final : public cpu::Vcpu {
   std::vector<const MsrField*> msrs_;  // those that KVM keeps
   // As it was set last: has the fields that KVM does not keep, and those that are the engine's own while it runs.
   std::unique_ptr<cpu::CpuState> shadow_;
-  bool tsc_moves_ = false;  // the TSC's offset can be set
   bool single_step_ = false;
   bool debugging_ = false;              // KVM has been told of breakpoints or steps
   bool stepping_off_ = false;           // a breakpoint that the last run ended at

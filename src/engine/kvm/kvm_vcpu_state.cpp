@@ -5,7 +5,6 @@
 #include <cerrno>
 #include <cstring>
 
-#include "base/strings.h"
 #include "cpu/lapic.h"
 #include "engine/kvm/kvm_layout.h"
 #include "engine/kvm/kvm_vcpu.h"
@@ -50,8 +49,7 @@ bool KvmVcpu::set_tsc_offset(uint64_t offset) const {
 // The TSC is the machine clock's and the adjustment; both KVM and the local APIC's deadline timer are told. Where it
 // cannot be moved it is the host's, and the adjustment is what makes that so.
 void KvmVcpu::set_tsc_adjust(uint64_t value) {
-  tsc_moves_ = set_tsc_offset(engine_.clock.tsc_offset() + value);
-  if (!tsc_moves_) value = -engine_.clock.tsc_offset();
+  if (!set_tsc_offset(engine_.clock.tsc_offset() + value)) value = -engine_.clock.tsc_offset();
   shadow_->tsc_adjust = value;
   lapic_.set_tsc_adjust(value);
   set_msr(kMsrTscAdjust, value);

@@ -90,12 +90,7 @@ class FakeVcpu final : public cpu::Vcpu {
     while (state_.wait_for_sipi) {
       if (!halt()) return false;
       lapic_.take_init();
-      if (const auto vector = lapic_.take_sipi()) {
-        state_.wait_for_sipi = false;
-        state_.segment[cpu::kCs].selector = static_cast<uint16_t>(*vector << 8);
-        state_.segment[cpu::kCs].base = uint64_t{*vector} << 12;
-        state_.rip = 0;
-      }
+      if (const auto vector = lapic_.take_sipi()) cpu::start_by_sipi(state_, *vector);
     }
     return true;
   }
