@@ -28,7 +28,6 @@ __asm__(
     "  mov $0x5000, %ax\n  mov %ax, %es\n"
     "  xor %di, %di\n  mov $0xfe00, %si\n  mov $0x200, %cx\n  cld\n"
     "  rep movsb %cs:(%si), %es:(%di)\n"
-    "  incl %es:0x200\n"
     "  mov %cr0, %eax\n  mov %eax, %es:0x204\n"
     "  mov %cr4, %eax\n  mov %eax, %es:0x208\n"
     "  xor %eax, %eax\n  mov %cs, %ax\n  mov %eax, %es:0x20c\n"
@@ -40,7 +39,7 @@ __asm__(
     "  mov $0xfee00300, %ebx\n  mov %eax, %ds:(%ebx)\n  movl $0, %es:0x238\n"
     "1:mov %es:0x220, %bx\n  test %bx, %bx\n  jz 1f\n  mov %es:0x224, %eax\n  mov %eax, %cs:(%bx)\n"
     "  mov %es:0x23c, %eax\n  test %eax, %eax\n  jz 1f\n  movl $0, %es:0x220\n"
-    "1:rsm\n"
+    "1:incl %es:0x200\n  rsm\n"  // last: who waits for the count reads the rest
     "handler_end:\n"
     // That of the other processors, where all get the same SMI: counts.
     "small_start:\n"
