@@ -14,8 +14,8 @@
 
 #include "base/endian.h"
 #include "base/event_loop.h"
-#include "block/async_file.h"
 #include "block/disk.h"
+#include "block/forwarding_file_test.h"
 #include "block/layer.h"
 #include "testing/scratch_folder.h"
 
@@ -50,12 +50,10 @@ class Recorder final : public WriteLog {
   std::vector<Write> writes;
 };
 
-class RecordedFile final : public AsyncFile {
+class RecordedFile final : public ForwardingFile {
  public:
-  RecordedFile(std::unique_ptr<AsyncFile> file, Recorder& recorder) : file_(std::move(file)), recorder_(recorder) {}
-  void read(uint64_t offset, std::vector<iovec> buffers, Done done) override {
-    file_->read(offset, std::move(buffers), std::move(done));
-  }
+  RecordedFile(std::unique_ptr<AsyncFile> file, Recorder& recorder)
+      : ForwardingFile(std::move(file)), recorder_(recorder) {}
   void write(uint64_t offset, std::vector<iovec> buffers, Done done) override {
     std::vector<std::byte> data;
     for (const iovec& piece : buffers) {
@@ -68,14 +66,8 @@ class RecordedFile final : public AsyncFile {
       done(error);
     });
   }
-  void sync(Done done) override { file_->sync(std::move(done)); }
-  void allocate(int mode, uint64_t offset, uint64_t length, Done done) override {
-    file_->allocate(mode, offset, length, std::move(done));
-  }
-  std::string_view engine() const override { return "recorded"; }
 
  private:
-  std::unique_ptr<AsyncFile> file_;
   Recorder& recorder_;
 };
 

@@ -8,8 +8,8 @@
 #include <deque>
 
 #include "base/event_loop.h"
-#include "block/async_file.h"
 #include "block/disk.h"
+#include "block/forwarding_file_test.h"
 #include "block/image_tools.h"
 #include "block/layer.h"
 #include "testing/scratch_folder.h"
@@ -18,7 +18,7 @@ namespace rhea::block {
 namespace {
 
 // Passes on what comes, unless it is told to hold or to fail it.
-class HeldFile final : public AsyncFile {
+class HeldFile final : public ForwardingFile {
  public:
   struct Control {
     bool hold_reads = false, hold_writes = false;
@@ -29,7 +29,7 @@ class HeldFile final : public AsyncFile {
       for (; !held.empty(); held.pop_front()) held.front()();
     }
   };
-  HeldFile(std::unique_ptr<AsyncFile> file, Control& control) : file_(std::move(file)), control_(control) {}
+  HeldFile(std::unique_ptr<AsyncFile> file, Control& control) : ForwardingFile(std::move(file)), control_(control) {}
   void read(uint64_t offset, std::vector<iovec> buffers, Done done) override {
     if (!control_.hold_reads) return file_->read(offset, std::move(buffers), std::move(done));
     control_.held.push_back([=, this] { file_->read(offset, buffers, done); });
@@ -43,13 +43,8 @@ class HeldFile final : public AsyncFile {
     ++control_.syncs;
     file_->sync([=, this](int error) { done(control_.sync_error ? control_.sync_error : error); });
   }
-  void allocate(int mode, uint64_t offset, uint64_t length, Done done) override {
-    file_->allocate(mode, offset, length, std::move(done));
-  }
-  std::string_view engine() const override { return "held"; }
 
  private:
-  std::unique_ptr<AsyncFile> file_;
   Control& control_;
 };
 

@@ -605,14 +605,7 @@ TEST_P(ConformanceTest, StateTravelsAtEachStageOfABuffer) {
         ASSERT_TRUE(TransportBench::eventually([&] { return bench->irqs.line.load(); }));
       }
       if (stage != kNotSeen) bench->device().quiesce();
-      const auto state = testing::DeviceHarness::save(bench->device());
-      auto first = std::move(bench);
-      build();
-      bench->device().quiesce();
-      const Status loaded = testing::DeviceHarness::load(bench->device(), state);
-      ASSERT_TRUE(loaded) << loaded.error().to_string();
-      bench->take_driver(*first);
-      first->device().reset();  // it is gone; nothing of it may be needed
+      move_device(bench, [this] { build(); });
       bench->device().resume();
       if (stage == kHeld) {
         EXPECT_EQ(device->held(), 1u);

@@ -136,14 +136,7 @@ class EveryDeviceTest : public ::testing::TestWithParam<Parameters> {
   }
   // The state goes to a device of its own kind, made anew; the old one is gone.
   void move() {
-    const auto state = testing::DeviceHarness::save(bench->device());
-    auto first = std::move(bench);
-    first->device().reset();
-    build();
-    bench->device().quiesce();
-    const Status loaded = testing::DeviceHarness::load(bench->device(), state);
-    ASSERT_TRUE(loaded) << loaded.error().to_string();
-    bench->take_driver(*first);
+    move_device(bench, [this] { build(); });
     bench->device().resume();
   }
 

@@ -131,4 +131,18 @@ inline auto all_transports() {
   return ::testing::Combine(::testing::Values(TransportKind::kPci, TransportKind::kMmio), ::testing::Bool());
 }
 
+// The state of the bench's device goes to one made anew, which stands still: `build` replaces `bench`. The old one is
+// reset before: nothing of it may be needed.
+template <class Build>
+void move_device(std::unique_ptr<TransportBench>& bench, const Build& build) {
+  const auto state = testing::DeviceHarness::save(bench->device());
+  const auto first = std::move(bench);
+  first->device().reset();
+  build();
+  bench->device().quiesce();
+  const Status loaded = testing::DeviceHarness::load(bench->device(), state);
+  ASSERT_TRUE(loaded) << loaded.error().to_string();
+  bench->take_driver(*first);
+}
+
 }  // namespace rhea::devices::virtio

@@ -151,14 +151,7 @@ TEST_P(BalloonTest, StateTravelsAtEachStage) {
       ASSERT_TRUE(TransportBench::eventually([&] { return bench->irqs.line.load(); }));
     }
     if (stage >= 2) bench->device().quiesce();
-    const auto state = testing::DeviceHarness::save(bench->device());
-    auto first = std::move(bench);
-    build();
-    bench->device().quiesce();
-    const Status loaded = testing::DeviceHarness::load(bench->device(), state);
-    ASSERT_TRUE(loaded) << loaded.error().to_string();
-    bench->take_driver(*first);
-    first->device().reset();
+    move_device(bench, [this] { build(); });
     bench->device().resume();
     EXPECT_EQ(device->actual_bytes(), 7u * kPageBytes);
     EXPECT_EQ(driver().read_configuration(kTargetPages, 4), 256u);

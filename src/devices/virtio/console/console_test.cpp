@@ -191,15 +191,7 @@ TEST_P(ConsoleTest, StateTravelsAtEachStage) {
       ASSERT_TRUE(TransportBench::eventually([&] { return bench->irqs.line.load(); }));
     }
     if (stage != 0) bench->device().quiesce();
-    const auto state = testing::DeviceHarness::save(bench->device());
-    auto first = std::move(bench);
-    first->device().reset();
-    build();
-    bench->device().quiesce();
-    const Status loaded = testing::DeviceHarness::load(bench->device(), state);
-    ASSERT_TRUE(loaded) << loaded.error().to_string();
-    bench->take_driver(*first);
-    first.reset();
+    move_device(bench, [this] { build(); });
     bench->device().resume();
     if (stage == 0) {
       EXPECT_EQ(bench->wait_used(1, 1).size(), 1u);
